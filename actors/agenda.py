@@ -1,0 +1,146 @@
+"""What the coordinator has before it, and what it decides about it: plain values and functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, final
+
+from engine.domain.policy import CatchUp, overlap_of
+from engine.domain.slot import catch_up
+from engine.store.timetable import Due, Enrolment, Move, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from engine.domain.task import Definition
+
+__all__ = ["WINDOW_MS", "Agenda", "Plan", "enrolments", "plan", "priority"]
+
+WINDOW_MS = 10_000
+"""How far ahead the coordinator keeps ``due`` in memory."""
+
+
+@final
+@dataclass(slots=True)
+class Agenda:
+    """The part of ``due`` that falls before ``horizon_ms``, earliest first. Redis is the truth, this is a copy."""
+
+    horizon_ms: int = 0
+    _heap: list[tuple[int, str, bool]] = field(default_factory=list)
+
+    def load(self, window: Iterable[Due], horizon_ms: int) -> None:
+        """Replace everything by what Redis said."""
+        self.horizon_ms = horizon_ms
+        self._heap = [(due.at_ms, due.id, due.is_run) for due in window]
+        heapify(self._heap)
+
+    def add(self, due: Due) -> None:
+        """Note an instant, unless it lies beyond the horizon, where Redis will be asked again."""
+        if due.at_ms < self.horizon_ms:
+            heappush(self._heap, (due.at_ms, due.id, due.is_run))
+
+    def take(self, now_ms: int) -> list[Due]:
+        """Remove what is due, earliest first."""
+        taken = []
+        while self._heap and self._heap[0][0] <= now_ms:
+            at_ms, name, is_run = heappop(self._heap)
+            taken.append(Due(id=name, at_ms=at_ms, is_run=is_run))
+        return taken
+
+    @property
+    def first_ms(self) -> int:
+        """When there is something to do: the first instant, or the horizon."""
+        return self._heap[0][0] if self._heap else self.horizon_ms
+
+    def forget(self) -> None:
+        """Know nothing: the next look asks Redis."""
+        self.horizon_ms = 0
+        self._heap.clear()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to write about the slots that are due: first the slots missed, then one slot for each task."""
+
+    moves: list[Move]
+    slots: list[Slot]
+
+
+def plan(due: Iterable[Due], tasks: Mapping[str, Definition], now_ms: int, *, allow_parallel: bool) -> Plan:
+    """Decide about open slots by the tasks' catch-up policies. Tasks that are not in the catalogue are left alone.
+
+    ``allow_parallel`` is for tasks that do not say.
+    """
+    moves: list[Move] = []
+    slots: list[Slot] = []
+    for item in due:
+        task = tasks.get(item.id)
+        if item.is_run or task is None:
+            continue
+        decision = catch_up(task.schedule, item.at_ms, now_ms, CatchUp.LATEST)
+        if decision.missed is not None:
+            moves.append(
+                Move(
+                    task_id=item.id,
+                    due_ms=item.at_ms,
+                    next_ms=decision.next_ms if decision.publish_ms is None else decision.publish_ms,
+                    count=decision.missed.count,
+                    last_ms=decision.missed.to_ms,
+                )
+            )
+        if decision.publish_ms is None:
+            continue
+        slots.append(
+            Slot(
+                task_id=item.id,
+                due_ms=decision.publish_ms,
+                next_ms=decision.next_ms,
+                priority=priority(task),
+                overlap=overlap_of(task.allow_parallel, allow_parallel).value,
+            )
+        )
+    return Plan(moves, slots)
+
+
+def enrolments(
+    tasks: Mapping[str, Definition], known: Mapping[str, int | None], now_ms: int, *, allow_parallel: bool
+) -> tuple[list[Enrolment], list[Move]]:
+    """What brings ``due`` in line with the catalogue: first instants for new tasks, others for changed schedules.
+
+    A task whose due instant is no instant of its schedule was declared with another one; if that slot was open, it is
+    recorded as missed.
+    """
+    new: list[Enrolment] = []
+    moved: list[Move] = []
+    for task_id, task in tasks.items():
+        due_ms = known.get(task_id)
+        if due_ms is None:
+            first_ms = task.schedule.next_after(now_ms)
+            if first_ms is not None:
+                new.append(
+                    Enrolment(
+                        task_id=task_id,
+                        first_ms=first_ms,
+                        first_run_id=f"{task_id}@first" if task.run_on_first_start else "",
+                        priority=priority(task),
+                        overlap=overlap_of(task.allow_parallel, allow_parallel).value,
+                    )
+                )
+        elif not task.schedule.is_instant(due_ms):
+            moved.append(
+                Move(
+                    task_id=task_id,
+                    due_ms=due_ms,
+                    next_ms=task.schedule.next_after(now_ms),
+                    count=1 if due_ms <= now_ms else 0,
+                    last_ms=due_ms,
+                )
+            )
+    return new, moved
+
+
+def priority(task: Definition) -> str:
+    """The stream of a task's runs."""
+    return "high" if task.high_priority else "low"

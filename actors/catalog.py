@@ -1,0 +1,195 @@
+"""Catalog: which tasks exist, and the ear for every change made anywhere."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, assert_never, final
+
+import trio
+
+from actors.messages import (
+    CatalogInbox,
+    CatalogueRead,
+    LeadershipEnded,
+    LeadershipTaken,
+    Refresh,
+    SeatVacated,
+    Woken,
+)
+from actors.outage import PAUSE_S, insist
+from actors.timer import Timer
+from engine.domain.catalog import digest, merge, pages, parse_pages
+from engine.domain.task import Definition
+from engine.errors import MalformedDefinition, RedisUnavailable
+from engine.runtime import Actor
+from engine.store.transport import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from actors.identity import Identity
+    from actors.messages import ConsumerInbox, CoordinatorInbox, LeaderInbox, ReconcilerInbox
+    from engine.config import Config
+    from engine.domain.catalog import Declaration
+    from engine.runtime import Mailbox
+    from engine.store.catalogue import Contents, DeclaredSet
+    from engine.store.leases import Presence
+    from engine.store.store import Store
+
+log = logging.getLogger("fastapi.task-manager")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """The mailboxes of a worker that can lead."""
+
+    leader: Mailbox[LeaderInbox]
+    coordinator: Mailbox[CoordinatorInbox]
+    reconciler: Mailbox[ReconcilerInbox]
+
+
+@final
+class Catalog(Actor[CatalogInbox]):
+    """Declares this process's tasks, reads everybody's, and tells the others when they change.
+
+    Owns nothing: all of it is read from Redis again after a restart. One reader listens to events, and while this worker
+    leads to wake-ups of the coordinator too; XREAD takes nothing away, so it may be given up at any time.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        identity: Identity,
+        declaration: Declaration,
+        consumer: Mailbox[ConsumerInbox],
+        scheduling: Scheduling | None,
+    ) -> None:
+        self._config, self._store, self._identity, self._declaration = config, store, identity, declaration
+        self._consumer, self._scheduling = consumer, scheduling
+        self._digest = digest(declaration.definitions, declaration.functions)
+        self._version = -1
+        self._sets: Mapping[str, DeclaredSet] = {}
+        self._leading = False
+        self._strangers: set[str] = set()
+
+    async def started(self) -> None:
+        """Declare and listen."""
+        self._again = Timer[CatalogInbox](self.context, Refresh(None))
+        self.context.nursery.start_soon(self._declare)
+        self.context.nursery.start_soon(self._listen)
+
+    async def receive(self, message: CatalogInbox) -> None:
+        """Read the catalogue when it changed."""
+        match message:
+            case Refresh():
+                if message.version is None or message.version != self._version:
+                    await self._refresh()
+            case LeadershipTaken():
+                self._leading = True
+                await self._listen_anew()
+            case LeadershipEnded():
+                self._leading = False
+            case _:
+                assert_never(message)
+
+    # -- reading the catalogue ------------------------------------------------------------------------------------
+
+    async def _declare(self) -> None:
+        store, texts = self._store, pages(self._declaration.definitions, self._declaration.functions)
+        await insist(store.transport, lambda: store.catalogue.declare(self._digest, texts))
+        await self.context.mailbox.send(Refresh(None))
+
+    async def _refresh(self) -> None:
+        try:
+            contents = await self._store.catalogue.contents(self._sets)
+            workers = await self._store.leases.workers()
+        except RedisUnavailable:
+            self._again.after(PAUSE_S)
+            return
+        self._version = contents.version
+        self._sets = {found.digest: found for found in contents.sets}
+        news = read_catalogue(contents)
+        self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
+        self._consumer.tell(news)
+        if self._scheduling is not None:
+            self._scheduling.coordinator.tell(news)
+            self._scheduling.reconciler.tell(news)
+        self._warn_of_strangers(news, workers)
+
+    def _warn_of_strangers(self, news: CatalogueRead, workers: list[Presence]) -> None:
+        """Two live workers on one prefix with no task in common are two applications: both run all of theirs."""
+        mine = news.sets.get(self._digest, frozenset())
+        for other in workers:
+            theirs = news.sets.get(other.digest, frozenset())
+            if other.worker == self._identity.key or other.worker in self._strangers or not mine or not theirs:
+                continue
+            if mine.isdisjoint(theirs):
+                self._strangers.add(other.worker)
+                log.warning(
+                    "Workers %s and %s use the prefix %r and declare no task in common: are these two applications? "
+                    "Give each its own redis_key_prefix",
+                    self._identity.worker_id,
+                    other.name,
+                    self._config.redis_key_prefix,
+                )
+
+    # -- listening ------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Hear events, and wake-ups while leading. After an outage the streams are read from where they are."""
+        store = self._store
+        while True:
+            leading = self._leading
+            ids = await insist(store.transport, partial(store.catalogue.start, wake=leading))
+            await self.context.mailbox.send(Refresh(None))
+            await self._tell({"wake", "resigned"})  # whatever happened before this reader began
+            try:
+                while leading == self._leading:
+                    events, ids = await store.catalogue.news(ids, block_ms=self._config.stream_block_ms)
+                    await self._tell({event.name for event in events})
+            except RedisUnavailable:
+                await trio.sleep(PAUSE_S)
+
+    async def _tell(self, names: set[str]) -> None:
+        if self._scheduling is not None:
+            if "wake" in names and self._leading:
+                await self._scheduling.coordinator.send(Woken())
+            if "resigned" in names and not self._leading:
+                await self._scheduling.leader.send(SeatVacated())
+        if names - {"wake", "resigned"}:
+            await self.context.mailbox.send(Refresh(None))
+
+    async def _listen_anew(self) -> None:
+        try:
+            await self._store.transport.unblock(Lane.EVENTS)
+        except RedisUnavailable:
+            log.debug("The reader of events begins anew by itself when Redis is back")
+
+
+def read_catalogue(contents: Contents) -> CatalogueRead:
+    """What Redis holds, parsed and merged: of a task in several sets, the set first seen latest wins.
+
+    A definition that this version cannot read is left out, with a warning: a newer version, which wrote it, runs it.
+    """
+    sets: dict[str, tuple[int, tuple[Definition, ...]]] = {}
+    dynamic: list[Definition] = []
+    for found in contents.sets:
+        try:
+            sets[found.digest] = found.first_seen_ms, parse_pages(found.pages).definitions
+        except MalformedDefinition as error:
+            log.warning("The declaration %.8s is not understood by this version: %s", found.digest, error)
+    for task_id, text in contents.dynamic.items():
+        try:
+            dynamic.append(Definition.from_json(text))
+        except MalformedDefinition as error:
+            log.warning("The dynamic task %s is not understood by this version: %s", task_id, error)
+    return CatalogueRead(
+        version=contents.version,
+        tasks=merge(sets, dynamic),
+        sets={digest: frozenset(one.id for one in definitions) for digest, (_, definitions) in sets.items()},
+    )

@@ -1,0 +1,316 @@
+"""Consumer: reads the streams, claims runs, executes them, and tells Redis how they ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, assert_never, final
+
+import trio
+
+from actors.intake import Intake
+from actors.messages import (
+    CatalogueRead,
+    ConsumerInbox,
+    Drain,
+    LeasesInDanger,
+    RunsAsked,
+    StopRuns,
+)
+from actors.outage import insist
+from actors.running import Returned, Running, Stop, TimedOut, perform, rejoin, verdict
+from actors.settlement import Settlement
+from engine.domain.run import RunContext
+from engine.domain.task import Task
+from engine.errors import RedisUnavailable
+from engine.runtime import Actor
+from engine.store.runs import Claimed, Hold, Stale
+from engine.store.session import Broken
+from engine.store.timetable import Ended
+from engine.store.transport import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from actors.identity import Identity
+    from actors.messages import StatsInbox
+    from actors.running import BodyEnd
+    from actors.threads import ThreadCall, Threads
+    from engine.config import Config
+    from engine.domain.task import Definition
+    from engine.runtime import Mailbox, Reply
+    from engine.store.runs import ClaimReply, Entry
+    from engine.store.store import Store
+
+log = logging.getLogger("fastapi.task-manager.consumer")
+
+LAST_WORDS_S = 2.0
+"""How long a Consumer that crashes or is cancelled may take to give its runs back."""
+
+
+@final
+class Consumer(Actor[ConsumerInbox]):
+    """Executes up to ``concurrent_tasks`` runs at once; each is a task in its nursery.
+
+    Its ``receive`` never waits for Redis, so that the Heartbeat always hears which runs it holds. When it crashes,
+    asynchronous runs are cancelled and handed back; threads go on, in ``threads``, and its successor reports their ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        identity: Identity,
+        tasks: Mapping[str, Task],
+        functions: Mapping[tuple[str, str], Callable[..., Any]],
+        threads: Threads,
+        stats: Mailbox[StatsInbox],
+    ) -> None:
+        self._config, self._store, self._identity = config, store, identity
+        self._declared, self._functions = tasks, functions
+        self._tasks: Mapping[str, Task] = tasks
+        self._threads, self._stats = threads, stats
+        self._runs: dict[str, Running] = {}
+        self._drained: Reply[None] | None = None
+        self._changed = trio.Event()
+
+    async def started(self) -> None:
+        """Take over the threads of a former life, then read."""
+        self._settlement = Settlement(
+            store=self._store, worker=self._identity.key, stats=self._stats, on_settled=self._settled
+        )
+        self._intake = Intake(
+            store=self._store,
+            worker=self._identity.key,
+            capacity=self._config.concurrent_tasks,
+            block_ms=self._config.stream_block_ms,
+        )
+        self.context.nursery.start_soon(self._settlement.run)
+        for call in self._threads.still_going():
+            self._runs[call.running.run_id] = call.running
+            self.context.nursery.start_soon(self._rejoin, call)
+        if self._config.concurrent_tasks > 0:
+            self.context.nursery.start_soon(self._read)
+        self._show()
+
+    async def receive(self, message: ConsumerInbox) -> None:
+        """Change what is known and who shall stop; the runs themselves are tasks of their own."""
+        match message:
+            case CatalogueRead():
+                self._learn(message.tasks)
+            case RunsAsked():
+                message.reply.send([(run.run_id, run.claimed.fence) for run in self._runs.values()])
+            case StopRuns():
+                self._stop(message.lost, Stop.LOST)
+                self._stop(message.cancelled, Stop.CANCELLED)
+            case LeasesInDanger():
+                for run in self._runs.values():
+                    run.tell_to_stop(Stop.DANGER)
+            case Drain():
+                self._drained = message.reply
+                self._intake.close()
+                self.context.nursery.start_soon(self._drain)
+            case _:
+                assert_never(message)
+
+    def _learn(self, catalogue: Mapping[str, Definition]) -> None:
+        """What this process declares it runs by its own code; what was made at run time, if it knows the function."""
+        known = dict(self._declared)
+        for task_id, definition in catalogue.items():
+            if task_id not in known and definition.dynamic:
+                function = self._functions.get((definition.group, definition.function))
+                if function is not None:
+                    known[task_id] = Task(definition, function)
+        self._tasks = known
+
+    def _stop(self, members: frozenset[tuple[str, int]], why: Stop) -> None:
+        for run_id, fence in members:
+            run = self._runs.get(run_id)
+            if run is not None and run.claimed.fence == fence:
+                log.warning("Run %s is stopped: %s", run_id, why.value)
+                run.tell_to_stop(why)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        """Read, claim and start runs until drained. What was read and cannot be started goes back in the same turn."""
+        await insist(self._store.transport, self._recover)
+        while not self._intake.closed:
+            await self._wait_for_room()
+            try:
+                entries = await self._intake.read(self._room())
+                await self._take(entries)
+            except RedisUnavailable:
+                await self._store.transport.wait_up()
+                await insist(self._store.transport, self._recover)
+        self._intake.finished.set()
+
+    async def _recover(self) -> None:
+        """Release what an earlier connection or an earlier Consumer read and never claimed."""
+        await self._store.transport.unblock(Lane.RUNS)
+        await self._store.runs.make_groups()
+        pending = await self._store.runs.unclaimed(self._identity.key)
+        left_over = [entry for entry in pending if entry.run_id not in self._runs]
+        await self._store.runs.release(left_over)
+
+    async def _take(self, entries: list[Entry]) -> None:
+        if self._intake.closed:
+            await self._store.runs.release(entries)
+            return
+        room = self._room()
+        wanted, excess = entries[:room], entries[room:]
+        unknown = [entry for entry in wanted if entry.task_id not in self._tasks]
+        known = [entry for entry in wanted if entry.task_id in self._tasks]
+        if excess:
+            await self._store.runs.release(excess)
+        if unknown:
+            await self._store.runs.defer(self._identity.key, unknown, most=self._config.queue_cap)
+            log.info("Put %d run(s) aside whose function this worker does not know", len(unknown))
+        if known:
+            await self._claim(known)
+
+    async def _claim(self, entries: list[Entry]) -> None:
+        token = self.context.new_id()
+        lease_ms = round(self._config.run_lease_s * 1000)
+        replies = await insist(
+            self._store.transport,
+            lambda: self._store.runs.claim(self._identity.key, token, entries, lease_ms=lease_ms),
+        )
+        for entry, reply in zip(entries, replies, strict=True):
+            self._start(entry, reply, token)
+        self._show()
+
+    def _start(self, entry: Entry, reply: ClaimReply, token: str) -> None:
+        match reply:
+            case Claimed():
+                run = self._running(reply, token)
+                self._runs[run.run_id] = run
+                self.context.nursery.start_soon(self._run, run, name=run.run_id)
+            case Ended(verdict, reason):
+                log.info("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
+            case Stale():
+                log.debug("Run %s was taken back before it was claimed", entry.run_id)
+            case Broken(why):
+                log.error("Run %s cannot be claimed: a key of it is broken: %s", entry.run_id, why)
+            case _:
+                assert_never(reply)
+
+    def _running(self, claimed: Claimed, token: str) -> Running:
+        task = self._tasks[claimed.task_id]
+        return Running(
+            claimed=claimed,
+            task=task,
+            hold=Hold(claimed.run_id, claimed.fence, token),
+            last_delivery=0 < claimed.deliveries == self._config.max_deliveries - 1,
+            context=RunContext(
+                run_id=claimed.run_id,
+                task_id=claimed.task_id,
+                group=task.definition.group,
+                name=task.definition.name,
+                slot_ms=claimed.slot_ms,
+                attempt=claimed.attempt,
+                fence=claimed.fence,
+                worker_id=self._identity.worker_id,
+            ),
+        )
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    async def _run(self, run: Running) -> None:
+        """One run, from its claim to its verdict."""
+        await self._wait_alone(run)
+        if run.stop is not None:
+            self._settlement.add(run, run.hold if run.stop is not Stop.LOST else None, 0.0)
+            return
+        run.started_s, run.started_ms = self.context.clock.monotonic(), self.context.clock.redis_ms()
+        try:
+            end = await perform(run, self._threads)
+        except trio.Cancelled:
+            if run.cancellable:
+                await self._give_back(run)
+            raise
+        await self._end(run, end)
+
+    async def _rejoin(self, call: ThreadCall) -> None:
+        await self._end(call.running, await rejoin(call))
+
+    async def _end(self, run: Running, end: BodyEnd) -> None:
+        duration_s = self.context.clock.monotonic() - run.started_s
+        decision = verdict(run, end, self._config, worker=self._identity.worker_id, duration_s=duration_s)
+        match end:
+            case Returned(error) if error is not None:
+                name = f"{run.context.group}/{run.context.name}"
+                log.error("Task %s failed (attempt %d)", name, run.claimed.attempt, exc_info=error)
+            case TimedOut(call):
+                log.error("Task %s/%s timed out", run.context.group, run.context.name)
+                if call is not None:
+                    await self._settlement.abandon(run, decision)
+                    await call.done.wait()
+            case _:
+                pass
+        for call in self._threads.still_going():
+            if call.running is run:
+                self._threads.forget(call)
+        self._settlement.add(run, decision, duration_s)
+
+    async def _wait_alone(self, run: Running) -> None:
+        """On its last delivery a run may be what kills workers: it waits until no other run could be hurt."""
+        while run.last_delivery and run.stop is None and self._others_before(run):
+            await self._changed.wait()
+
+    def _others_before(self, run: Running) -> bool:
+        lone = [other for other in self._runs.values() if other.last_delivery]
+        return len(lone) < len(self._runs) or lone[0] is not run
+
+    async def _give_back(self, run: Running) -> None:
+        """The Consumer itself ends: its asynchronous bodies have ended, and other workers need not wait for the lease."""
+        with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S):
+            try:
+                await self._store.runs.hand_back(self._identity.key, [run.hold])
+            except RedisUnavailable:
+                log.warning("Run %s could not be handed back; its lease ends it", run.run_id)
+
+    def _settled(self, run: Running) -> None:
+        del self._runs[run.run_id]
+        self._announce()
+        self._show()
+
+    # -- room and stopping ----------------------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        if any(run.last_delivery for run in self._runs.values()):
+            return 0
+        return self._config.concurrent_tasks - len(self._runs)
+
+    async def _wait_for_room(self) -> None:
+        while self._room() <= 0 and not self._intake.closed:
+            await self._changed.wait()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _drain(self) -> None:
+        """Read no more; give runs in progress their time, then hand back what can be cancelled."""
+        self._announce()
+        with trio.move_on_after(self._config.shutdown_grace):
+            if self._config.concurrent_tasks > 0:
+                await self._intake.stop_reading()
+            await self._wait_until_idle()
+        for run in self._runs.values():
+            run.tell_to_stop(Stop.SHUTDOWN)
+        with trio.move_on_after(LAST_WORDS_S):
+            while any(run.cancellable for run in self._runs.values()):
+                await self._changed.wait()
+        for run in self._runs.values():
+            log.warning("Run %s is still going and keeps its lease until this process ends", run.run_id)
+        if self._drained is not None:
+            self._drained.send(None)
+
+    async def _wait_until_idle(self) -> None:
+        while self._runs:
+            await self._changed.wait()
+
+    def _show(self) -> None:
+        names = ", ".join(sorted(run.claimed.task_id for run in self._runs.values())[:5])
+        self.context.doing(f"{len(self._runs)}/{self._config.concurrent_tasks} runs{': ' if names else ''}{names}")

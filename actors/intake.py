@@ -1,0 +1,74 @@
+"""Which stream is read next, and how many entries are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from engine.errors import RedisUnavailable
+from engine.store.transport import Lane
+
+if TYPE_CHECKING:
+    from engine.store.runs import Entry
+    from engine.store.store import Store
+
+LOW_FIRST_EVERY = 8
+"""Every eighth freed slot is offered to the low stream first, so that neither stream starves."""
+
+
+@final
+class Intake:
+    """Reads the high stream first, then the low one, then waits for both.
+
+    XREADGROUP is never cancelled: entries would be pending for a reader that does not know of them. ``stop_reading``
+    ends the wait and lets the reader take what came.
+    """
+
+    def __init__(self, *, store: Store, worker: str, capacity: int, block_ms: int) -> None:
+        self._store, self._worker, self._block_ms = store, worker, block_ms
+        self._capacity = capacity
+        self._offered = 0
+        self._quiet = False
+        self.closed = False
+        """No more reading; what is still read is to be released."""
+        self.finished = trio.Event()
+        """Set by the reader when it has taken its last reply."""
+
+    async def read(self, room: int) -> list[Entry]:
+        """Up to ``room`` entries, or a few more when both streams answer a wait; none after ``block_ms``."""
+        if room <= 0:
+            return []
+        entries = [] if self._quiet else await self._read_now(room)
+        if not entries and not self.closed:
+            # COUNT is for each stream: half of the room, so that both together exceed it by one at most.
+            entries = await self._store.runs.read(
+                self._worker, priorities=("high", "low"), count=max(1, room // 2), block_ms=self._block_ms
+            )
+        self._quiet = not entries
+        self._offered += len(entries)
+        return entries
+
+    async def _read_now(self, room: int) -> list[Entry]:
+        order = ("low", "high") if self._offered % LOW_FIRST_EVERY == LOW_FIRST_EVERY - 1 else ("high", "low")
+        entries: list[Entry] = []
+        for priority in order:
+            if len(entries) < room:
+                entries += await self._store.runs.read(
+                    self._worker, priorities=(priority,), count=room - len(entries), block_ms=None
+                )
+        return entries
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        self.closed = True
+
+    async def stop_reading(self) -> None:
+        """End the wait in progress, and return when the reader has taken its reply."""
+        while not self.finished.is_set():
+            try:
+                await self._store.transport.unblock(Lane.RUNS)
+            except RedisUnavailable:
+                return
+            with trio.move_on_after(self._block_ms / 1000):
+                await self.finished.wait()

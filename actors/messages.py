@@ -1,0 +1,212 @@
+"""Every message that actors send each other, in the order in which a slot meets them.
+
+Requests are imperatives, facts are in the past tense. A message that wants an answer carries a ``Reply``. The inbox of
+each role is a closed union, at the end: a new message type is a type error in the actor that forgets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from engine.domain.task import Definition
+from engine.runtime import Reply
+from engine.store.election import Renewed
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One leadership: what a leader's write must show, and how long a renewal holds."""
+
+    value: str
+    lease_s: float
+
+
+# -- Leading --------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Try to lead, or renew. Leader -> itself, by its timer."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SeatVacated:
+    """The leader resigned. Catalog -> Leader, as soon as the event is heard."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LeadershipTaken:
+    """This worker leads. Leader -> Coordinator, Reconciler, Catalog; once for each term."""
+
+    term: Term
+    renewed_at_s: float
+    """Monotonic instant at which the election was sent."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """The lease was extended. Leader -> Coordinator, Reconciler; Coordinator -> Leader when it had to renew itself."""
+
+    term: Term
+    renewed_at_s: float
+    """Monotonic instant at which the renewal was sent."""
+
+    answer: Renewed
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LeadershipEnded:
+    """This worker leads no longer, or resigned. Leader -> Coordinator, Reconciler, Catalog."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WriteRefused:
+    """Redis refused a leader's write: the term is over. Coordinator, Reconciler -> Leader."""
+
+    term: Term
+
+
+# -- Which tasks exist ----------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Read the catalogue if its version is not this one. Heartbeat, Leader, Catalog's own reader -> Catalog."""
+
+    version: int | None
+    """None: read it in any case."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CatalogueRead:
+    """The tasks that exist now. Catalog -> Coordinator, Consumer, Reconciler; at each change."""
+
+    version: int
+    tasks: Mapping[str, Definition]
+    """Task id -> definition, of every task that some live set or a dynamic definition has."""
+
+    sets: Mapping[str, frozenset[str]]
+    """Digest of a declared set -> ids of its tasks."""
+
+
+# -- When what is due -----------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """Something became due earlier than all else. Catalog (which hears the wake stream) -> Coordinator."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Publish what is due. Coordinator -> itself, by its timer."""
+
+
+# -- Runs -----------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunsAsked:
+    """Which runs (and fences) does this worker hold? Heartbeat -> Consumer, before each beat."""
+
+    reply: Reply[list[tuple[str, int]]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StopRuns:
+    """Stop these runs. Heartbeat -> Consumer."""
+
+    lost: frozenset[tuple[str, int]] = frozenset()
+    """Other workers may have them by now: nothing more is written about them."""
+
+    cancelled: frozenset[tuple[str, int]] = frozenset()
+    """Somebody asked for it: they end as cancelled."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LeasesInDanger:
+    """No beat got through for most of a lease: stop what can be stopped, before it can have ended. Heartbeat -> Consumer.
+
+    The runs are handed back when Redis answers again.
+    """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How one attempt ended."""
+
+    run_id: str
+    outcome: str
+    """``ran``, ``failed``, ``dead``, ``retrying``, ``handed back``, ``lost`` or ``refused``."""
+
+    duration_s: float
+    """Monotonic seconds from the body's start to its end."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunsEnded:
+    """Attempts ended, and Redis knows. Consumer -> Stats; one message for each batch told to Redis."""
+
+    ends: tuple[RunEnd, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CountsAsked:
+    """How many runs ended how? Heartbeat -> Stats."""
+
+    reply: Reply[Mapping[str, int]]
+
+
+# -- Watching the others --------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look for lost leases. Reconciler -> itself, by its timer."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Renew leases and presence. Heartbeat -> itself, by its timer."""
+
+
+# -- Stopping -------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no more work and let go of what can be let go of. Engine -> Leader, Consumer, Heartbeat, all at once."""
+
+    reply: Reply[None]
+    """Sent when nothing is left to wait for."""
+
+
+LeaderInbox: TypeAlias = Campaign | SeatVacated | LeaseRenewed | WriteRefused | Drain
+CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh
+CoordinatorInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogueRead | Woken | Turn
+ConsumerInbox: TypeAlias = CatalogueRead | RunsAsked | StopRuns | LeasesInDanger | Drain
+StatsInbox: TypeAlias = RunsEnded | CountsAsked
+ReconcilerInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogueRead | Look
+HeartbeatInbox: TypeAlias = Beat | Drain

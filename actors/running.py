@@ -1,0 +1,213 @@
+"""One run in progress on this worker: its body, how it ends, and what is then told to Redis."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import dataclass, field
+from enum import Enum, unique
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+import trio
+
+from engine.domain.functions import is_async
+from engine.domain.retry import GiveUp, RetryPolicy, after_failure
+from engine.store.runs import Completion, Failure, Hold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from actors.threads import ThreadCall, Threads
+    from engine.config import Config
+    from engine.domain.run import RunContext
+    from engine.domain.task import Definition, Task
+    from engine.store.runs import Claimed
+
+MAX_ERROR_CHARS = 2_000
+"""What the ledger keeps of an error."""
+
+
+@final
+@unique
+class Stop(Enum):
+    """Why a run in progress was told to stop."""
+
+    CANCELLED = "somebody asked for it"
+    LOST = "its lease was lost"
+    DANGER = "this worker was cut off from Redis"
+    SHUTDOWN = "this worker stops"
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Running:
+    """A claimed run. Its slot of the worker's capacity is taken until Redis knows how it ended."""
+
+    claimed: Claimed
+    task: Task
+    context: RunContext
+    hold: Hold
+    last_delivery: bool
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    stop: Stop | None = None
+    started_s: float = 0.0
+    """Monotonic."""
+
+    started_ms: int = 0
+    """Redis time."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.claimed.run_id
+
+    @property
+    def cancellable(self) -> bool:
+        """Threads are not."""
+        return is_async(self.task.function)
+
+    @property
+    def timeout_s(self) -> float:
+        """How long an attempt may take; infinite where the task says nothing."""
+        timeout = self.task.definition.timeout
+        return float("inf") if timeout is None else timeout
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """The arguments given with the run, else the task's own."""
+        given: Mapping[str, Any] = json.loads(self.claimed.kwargs) if self.claimed.kwargs else self.task.kwargs
+        return given
+
+    def tell_to_stop(self, why: Stop) -> None:
+        """Cancel the body, if it can be; the first reason counts."""
+        if self.cancellable and self.stop is None:
+            self.stop = why
+            self.scope.cancel()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The body ended by itself."""
+
+    error: BaseException | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The time given to the task was over. The thread, if it is one, may still be going."""
+
+    call: ThreadCall | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The body was cancelled because this run was told to stop."""
+
+
+BodyEnd: TypeAlias = Returned | TimedOut | Stopped
+
+
+async def perform(running: Running, threads: Threads) -> BodyEnd:
+    """Run the body to its end. Whatever it raises ends here, SystemExit and KeyboardInterrupt included.
+
+    If cancelled from outside, an asynchronous body has ended when this raises; a thread goes on.
+    """
+    timeout_s = running.timeout_s
+    function = partial(running.task.function, **running.kwargs)
+    with running.context.entered():
+        if not running.cancellable:
+            return await _in_thread(threads.start(running, function), timeout_s)
+        try:
+            with running.scope, trio.move_on_after(timeout_s) as limit:
+                await function()
+        except BaseException as error:
+            if _contains_cancelled(error):
+                raise
+            return Returned(error)
+    if running.scope.cancelled_caught:
+        return Stopped()
+    return TimedOut(None) if limit.cancelled_caught else Returned(None)
+
+
+async def rejoin(call: ThreadCall) -> BodyEnd:
+    """Wait for a thread that a former Consumer started, as long as its task's time allows."""
+    run = call.running
+    return await _in_thread(call, run.started_s + run.timeout_s - trio.current_time())
+
+
+async def _in_thread(call: ThreadCall, timeout_s: float) -> BodyEnd:
+    with trio.move_on_after(max(0.0, timeout_s)):
+        await call.done.wait()
+        return Returned(call.error)
+    return TimedOut(call)
+
+
+def _contains_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
+
+
+def verdict(
+    running: Running, end: BodyEnd, config: Config, *, worker: str, duration_s: float
+) -> Completion | Failure | Hold | None:
+    """Decide what Redis is told about the end of a body: the hold alone means a hand-back, None that nothing is said."""
+
+    def story(outcome: str, error: str = "") -> str:
+        line = {"attempt": running.claimed.attempt, "worker": worker, "started_ms": running.started_ms}
+        return json.dumps({**line, "duration_s": round(duration_s, 6), "outcome": outcome, "error": error})
+
+    def complete(word: str, reason: str, error: str = "") -> Completion:
+        return Completion(running.hold, word, reason, story(reason or word, error))
+
+    match end:
+        case Returned(None):
+            return complete("ran", "")
+        case TimedOut():
+            return complete("failed", "timed out", f"not done after {running.timeout_s:g} s")
+        case Stopped():
+            if running.stop is Stop.LOST:
+                return None
+            return complete("failed", "cancelled") if running.stop is Stop.CANCELLED else running.hold
+        case Returned(error):
+            return _after_error(running, config, story, describe(error))
+
+
+def _after_error(running: Running, config: Config, story: Callable[[str, str], str], error: str) -> Completion | Failure:
+    definition = running.task.definition
+    decision = after_failure(
+        definition.schedule,
+        retry_policy(definition, config),
+        failures=running.claimed.attempt,
+        now_ms=running.started_ms,
+    )
+    if isinstance(decision, GiveUp):
+        return Completion(running.hold, decision.verdict.value, decision.reason.value, story("failed", error))
+    return Failure(running.hold, decision.delay_ms, story("failed", error))
+
+
+def retry_policy(definition: Definition, config: Config) -> RetryPolicy:
+    """The task's own settings, the Config's where it has none."""
+
+    def own(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return RetryPolicy(
+        backoff_s=own(definition.retry_backoff, config.retry_backoff),
+        backoff_max_s=own(definition.retry_backoff_max, config.retry_backoff_max),
+        multiplier=config.retry_backoff_multiplier,
+        max_retries=config.max_retries if definition.max_retries is None else definition.max_retries,
+    )
+
+
+def describe(error: BaseException | None) -> str:
+    """What the ledger says about an error: type, text, and where it was raised."""
+    if error is None:
+        return ""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({last[0].filename}:{last[0].lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{where}"[:MAX_ERROR_CHARS]

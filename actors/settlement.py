@@ -1,0 +1,139 @@
+"""How runs ended: told to Redis in batches, and repeated until Redis answers."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeAlias, assert_never, final
+
+import trio
+
+from actors.messages import RunEnd, RunsEnded
+from actors.outage import PAUSE_S, insist
+from engine.errors import RedisUnavailable
+from engine.store.runs import Completion, Failure, Fenced, Gone, Hold, Waiting
+from engine.store.session import Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.messages import StatsInbox
+    from actors.running import Running
+    from engine.runtime import Mailbox
+    from engine.store.store import Store
+
+log = logging.getLogger("fastapi.task-manager.consumer")
+
+LAST_WORDS_S = 2.0
+"""How long ends may still be told when the Consumer crashes or is cancelled."""
+
+Decision: TypeAlias = Completion | Failure | Hold | None
+"""What Redis is told: a hold alone is a hand-back, None is nothing."""
+
+
+Reply: TypeAlias = bool | Waiting | Gone | Fenced | Broken
+
+
+@final
+class Settlement:
+    """Collects the ends of runs and tells them together, once for each turn of the loop.
+
+    A Redis error after the body succeeded never turns the run into a failure: what was not answered is told again.
+    """
+
+    def __init__(
+        self, *, store: Store, worker: str, stats: Mailbox[StatsInbox], on_settled: Callable[[Running], None]
+    ) -> None:
+        self._store, self._worker, self._stats, self._on_settled = store, worker, stats, on_settled
+        self._waiting: list[tuple[Running, Decision, float]] = []
+        self._filled = trio.Event()
+
+    def add(self, running: Running, decision: Decision, duration_s: float) -> None:
+        """This is how it ended."""
+        self._waiting.append((running, decision, duration_s))
+        self._filled.set()
+
+    async def abandon(self, running: Running, decision: Decision) -> None:
+        """Its time was over: the verdict is written now, the rest when its thread has returned."""
+        if isinstance(decision, Completion):
+            hold, reason, story = decision.hold, decision.reason, decision.story
+            await insist(
+                self._store.transport,
+                lambda: self._store.runs.abandon(self._worker, hold, reason=reason, story=story),
+            )
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        """Tell until cancelled; then tell what is left, for a moment."""
+        try:
+            while True:
+                await self._filled.wait()
+                self._filled = trio.Event()
+                await self._settle()
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S):
+                await self._settle(repeated=True)  # the call that was cancelled may have been done
+
+    async def _settle(self, *, repeated: bool = False) -> None:
+        while self._waiting:
+            batch = list(self._waiting)
+            try:
+                replies = await self._tell([decision for _, decision, _ in batch])
+            except RedisUnavailable:
+                repeated = True
+                await trio.sleep(PAUSE_S)
+                await self._store.transport.wait_up()
+                continue
+            self._waiting = self._waiting[len(batch) :]
+            ends = []
+            for (running, decision, duration_s), reply in zip(batch, replies, strict=True):
+                outcome = _outcome(running, decision, reply, repeated=repeated)
+                ends.append(RunEnd(running.run_id, outcome, duration_s))
+                self._on_settled(running)
+            self._stats.tell(RunsEnded(tuple(ends)))
+
+    async def _tell(self, decisions: list[Decision]) -> list[Reply]:
+        """One call for each kind of end, at the same time; the replies in the order of the decisions."""
+        replies: dict[int, Reply] = {}
+
+        def of(kind: type[Completion] | type[Failure] | type[Hold]) -> list[int]:
+            return [i for i, decision in enumerate(decisions) if isinstance(decision, kind)]
+
+        completions, failures, holds = of(Completion), of(Failure), of(Hold)
+        runs, worker = self._store.runs, self._worker
+        if completions:
+            done = [d for d in decisions if isinstance(d, Completion)]
+            replies.update(zip(completions, await runs.complete(worker, done), strict=True))
+        if failures:
+            failed = [d for d in decisions if isinstance(d, Failure)]
+            replies.update(zip(failures, await runs.fail(worker, failed), strict=True))
+        if holds:
+            back = [d for d in decisions if isinstance(d, Hold)]
+            replies.update(zip(holds, await runs.hand_back(worker, back), strict=True))
+        return [replies.get(i, Gone()) for i in range(len(decisions))]
+
+
+def _outcome(running: Running, decision: Decision, reply: Reply, *, repeated: bool) -> str:
+    match reply:
+        case _ if decision is None:
+            return "lost"
+        case Fenced():
+            log.warning("Run %s was lost to another worker; how it ended here is not recorded", running.run_id)
+            return "refused"
+        case Gone() if not repeated:
+            log.warning("Run %s has ended elsewhere; how it ended here is not recorded", running.run_id)
+            return "refused"
+        case Broken(why):
+            log.error("The end of run %s cannot be recorded: a key of it is broken: %s", running.run_id, why)
+            return "refused"
+        case True | Waiting() | Gone():
+            pass
+        case _:
+            assert_never(reply)
+    match decision:
+        case Completion():
+            return decision.verdict
+        case Failure():
+            return "retrying"
+        case _:
+            return "handed back"

@@ -1,0 +1,288 @@
+"""Engine: one worker of the cluster, from its start to its end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from actors.identity import Identity
+from actors.messages import Drain
+from engine.assembly import Parts, assemble
+from engine.config import Config
+from engine.errors import (
+    AskTimeout,
+    DuplicateGroup,
+    EngineStateError,
+    MailboxClosed,
+    RedisUnreachable,
+    RestartLimitExceeded,
+)
+from engine.runtime import Supervision, default_environment
+from engine.store.embedded import embedded_redis
+from engine.store.link import Link, LinkSettings
+from engine.store.reconnect import Backoff
+from engine.store.store import Store
+from engine.store.topology import Address
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from engine.assembly import Troupe
+    from engine.domain.group import TaskGroup
+    from engine.runtime import Environment, Node
+
+__all__ = ["Engine"]
+
+log = logging.getLogger("fastapi.task-manager.runner")
+
+EX_UNAVAILABLE, EX_SOFTWARE = 69, 70
+"""Exit codes of sysexits.h: Redis could not be reached at start; the root supervisor gave up."""
+
+RESIGN_S = 3.0
+"""How long a leader may take to resign before the lease is left to do it."""
+
+
+@final
+class Engine:
+    """Declares tasks, leads when nobody does, and executes runs: one worker among any number on one Redis.
+
+    An engine can be started again after it has ended; each start is a worker with an identity of its own.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        groups: Iterable[TaskGroup] = (),
+        *,
+        environment: Environment | None = None,
+    ) -> None:
+        self.config = config if config is not None else Config()
+        self._groups: dict[str, TaskGroup] = {}
+        self._environment = environment
+        self._supervision: Supervision | None = None
+        self._identity: Identity | None = None
+        self._stop = trio.Event()
+        self._serving = False
+        for group in groups:
+            self.add_task_group(group)
+
+    def add_task_group(self, group: TaskGroup) -> None:
+        """Add a group of tasks, before the start.
+
+        Raises:
+            DuplicateGroup: there is one of that name.
+            EngineStateError: the engine runs.
+        """
+        if self._serving:
+            raise EngineStateError("add_task_group", "the engine runs; add groups before it starts")
+        if group.name in self._groups:
+            raise DuplicateGroup(group.name)
+        self._groups[group.name] = group
+
+    @property
+    def groups(self) -> list[TaskGroup]:
+        """A copy, in the order of their adding."""
+        return list(self._groups.values())
+
+    @property
+    def worker_id(self) -> str | None:
+        """The name of this worker for people; None before the first start."""
+        return self._identity.worker_id if self._identity else None
+
+    def tree(self) -> Node:
+        """The supervision tree, as it is now or was at the end.
+
+        Raises:
+            EngineStateError: the engine has not started yet.
+        """
+        if self._supervision is None:
+            raise EngineStateError("tree", "there is none before the engine starts")
+        return self._supervision.snapshot()
+
+    def stop(self) -> None:
+        """Ask for a graceful stop, and return at once. From the thread in which the engine runs."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Run under trio until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
+
+        Returns after a graceful stop.
+
+        Raises:
+            SystemExit: 69, Redis was not reached within ``startup_timeout``; 70, the root supervisor gave up;
+                128 + the signal's number after a second signal.
+        """
+        try:
+            signalled = trio.run(self._run_until_signal)
+        except RedisUnreachable as error:
+            log.critical("%s", error)
+            sys.exit(EX_UNAVAILABLE)
+        except RestartLimitExceeded as error:
+            log.critical("The engine failed: %s", error, exc_info=error)
+            sys.exit(EX_SOFTWARE)
+        if signalled is not None:
+            sys.exit(128 + signalled)
+
+    async def serve(self, *, task_status: trio.TaskStatus[Engine] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run inside a trio program until ``stop``. Started when Redis is reached and every actor has started.
+
+        Cancelled, it ends at once: runs in progress are cancelled and, if Redis answers within moments, handed back.
+
+        Raises:
+            EngineStateError: it runs already.
+            RedisUnreachable: no connection within ``startup_timeout``.
+            RestartLimitExceeded: the root supervisor gave up.
+        """
+        if self._serving:
+            raise EngineStateError("serve", "the engine runs already")
+        self._serving = True
+        self._stop = trio.Event()
+        try:
+            if not self.config.enabled:
+                log.info("Troupe is disabled (Config.enabled): nothing is scheduled or executed here")
+                task_status.started(self)
+                await self._stop.wait()
+                return
+            async with self._redis() as (address, services):
+                await self._serve(address, services, task_status)
+        finally:
+            self._serving = False
+
+    async def _serve(
+        self,
+        address: Address,
+        services: tuple[Callable[..., Awaitable[None]], ...],
+        task_status: trio.TaskStatus[Engine],
+    ) -> None:
+        config, environment = self.config, self._environment or default_environment()
+        identity = self._identity = Identity.make(config.worker_service_name, environment.new_id())
+        link = self._link(address, identity)
+        troupe = assemble(
+            Parts(
+                config=config,
+                store=Store.over(link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length),
+                identity=identity,
+                groups=self.groups,
+                services=(*services, link.run),
+                redis_label=address.label,
+                snapshot=lambda: supervision.snapshot().to_dict(),
+                started_ms=round(environment.clock.wall() * 1000),
+            )
+        )
+        supervision = self._supervision = Supervision(troupe.spec, environment)
+        log.info("Worker %s starts", identity.worker_id)
+        failure: list[RestartLimitExceeded] = []
+
+        async def run_tree(*, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
+            try:
+                await supervision.run(task_status=task_status)
+            except RestartLimitExceeded as error:
+                failure.append(error)
+            nursery.cancel_scope.cancel()
+
+        reached = False
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_tree)
+            with trio.move_on_after(config.startup_timeout):
+                reached = await _first(link.wait_up, self._stop.wait)
+            if reached:
+                task_status.started(self)
+                await self._stop.wait()
+                await self._drain(troupe)
+            supervision.stop()
+            await supervision.wait_stopped()
+        log.info("Worker %s stopped", identity.worker_id)
+        if failure:
+            raise failure[0]
+        if not reached:
+            raise RedisUnreachable(address.label, config.startup_timeout, link.statistics().last_error)
+
+    async def _drain(self, troupe: Troupe) -> None:
+        """Tell everybody at once to let go; runs in progress get their time, while their leases are kept."""
+        log.info("Stopping: runs in progress get %g s", self.config.shutdown_grace)
+        async with trio.open_nursery() as nursery:
+            if troupe.leader is not None:
+                nursery.start_soon(_ask_to_drain, troupe.leader, RESIGN_S)
+            nursery.start_soon(_ask_to_drain, troupe.heartbeat, RESIGN_S)
+            await _ask_to_drain(troupe.consumer, self.config.shutdown_grace + 2 * RESIGN_S)
+
+    async def _run_until_signal(self) -> int | None:
+        """Serve; the number of the second signal if there was one."""
+        ended_by: int | None = None
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+
+                async def obey() -> None:
+                    nonlocal ended_by
+                    async for number in signals:
+                        if self._stop.is_set():
+                            ended_by = number
+                            nursery.cancel_scope.cancel()
+                        else:
+                            log.info("Signal %s: stopping", signal.Signals(number).name)
+                            self.stop()
+
+                nursery.start_soon(obey)
+                await self.serve()
+                nursery.cancel_scope.cancel()
+        return ended_by
+
+    @asynccontextmanager
+    async def _redis(self) -> AsyncIterator[tuple[Address, tuple[Callable[..., Awaitable[None]], ...]]]:
+        """Where Redis is, and what keeps it there."""
+        if self.config.embedded:
+            async with embedded_redis() as embedded:
+                yield Address(path=str(embedded.socket)), (embedded.keep_alive,)
+        else:
+            yield address_of(self.config), ()
+
+    def _link(self, address: Address, identity: Identity) -> Link:
+        lease_s = min(self.config.leader_lease_s, self.config.run_lease_s)
+        return Link(
+            address,
+            name=f"troupe-{identity.pid}-{identity.nonce[:4]}",
+            settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)),
+        )
+
+
+async def _ask_to_drain(mailbox: object, timeout_s: float) -> None:
+    try:
+        await mailbox.ask(Drain, timeout_s=timeout_s)  # type: ignore[attr-defined]
+    except (AskTimeout, MailboxClosed) as error:
+        log.warning("Stopping goes on without an answer: %s", error)
+
+
+async def _first(*waits: Callable[[], Awaitable[None]]) -> bool:
+    """Wait until one of them returns."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(one: Callable[[], Awaitable[None]]) -> None:
+            await one()
+            nursery.cancel_scope.cancel()
+
+        for one in waits:
+            nursery.start_soon(wait, one)
+    return True
+
+
+def address_of(config: Config) -> Address:
+    """Where the Config says that Redis is, and how to get in."""
+    password = config.redis_password.get_secret_value() if config.redis_password else None
+    credentials = {"username": config.redis_username, "password": password}
+    if config.redis_url is None:
+        return Address(
+            host=config.redis_host or "",
+            port=config.redis_port,
+            db=config.redis_db,
+            tls=config.redis_tls,
+            ca_file=config.redis_ca_file,
+            **credentials,
+        )
+    address = Address.parse(config.redis_url)
+    return replace(address, ca_file=config.redis_ca_file or address.ca_file, **credentials)

@@ -1,0 +1,180 @@
+"""The supervision tree of one worker: which roles there are, who writes to whom, and what happens when one fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from actors.catalog import Catalog, Scheduling
+from actors.consumer import Consumer
+from actors.coordinator import Coordinator
+from actors.heartbeat import Heartbeat
+from actors.leader import Leader
+from actors.link import LinkKeeper
+from actors.messages import (
+    CatalogInbox,
+    ConsumerInbox,
+    CoordinatorInbox,
+    HeartbeatInbox,
+    LeaderInbox,
+    ReconcilerInbox,
+    StatsInbox,
+)
+from actors.reconciler import Reconciler
+from actors.stats import Stats
+from actors.threads import Threads
+from engine.domain.catalog import Declaration, digest
+from engine.runtime import Backoff, Child, Mailbox, Strategy, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from actors.identity import Identity
+    from engine.config import Config
+    from engine.domain.group import TaskGroup
+    from engine.store.store import Store
+
+__all__ = ["Parts", "Troupe", "assemble"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a worker is made of, besides its actors."""
+
+    config: Config
+    store: Store
+    identity: Identity
+    groups: Sequence[TaskGroup]
+    services: Sequence[Callable[..., Awaitable[None]]]
+    """What keeps Redis reachable."""
+
+    redis_label: str
+    snapshot: Callable[[], Mapping[str, Any]]
+    """The tree, for this worker's presence."""
+
+    started_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Troupe:
+    """A tree to be supervised, and the mailboxes that a drain writes to."""
+
+    spec: Supervisor
+    leader: Mailbox[LeaderInbox] | None
+    consumer: Mailbox[ConsumerInbox]
+    heartbeat: Mailbox[HeartbeatInbox]
+
+
+def assemble(parts: Parts) -> Troupe:
+    """The tree, in start order. It stops in reverse, after a drain: heartbeat and link last."""
+    config, store, identity = parts.config, parts.store, parts.identity
+    declared = declaration_of(parts.groups)
+    scheduling = (
+        Scheduling(
+            leader=Mailbox[LeaderInbox]("leader"),
+            coordinator=Mailbox[CoordinatorInbox]("coordinator"),
+            reconciler=Mailbox[ReconcilerInbox]("reconciler"),
+        )
+        if config.can_lead
+        else None
+    )
+    catalog = Mailbox[CatalogInbox]("catalog")
+    stats = Mailbox[StatsInbox]("stats")
+    heartbeat = Mailbox[HeartbeatInbox]("heartbeat")
+    consumer = Mailbox[ConsumerInbox]("consumer")
+    threads = Threads(config.concurrent_tasks)
+    tasks = {task.id: task for group in parts.groups for task in group.tasks}
+    functions = {
+        (group.name, name): function for group in parts.groups for name, function in group.function_registry.items()
+    }
+
+    def make_catalog() -> Catalog:
+        return Catalog(
+            config=config,
+            store=store,
+            identity=identity,
+            declaration=declared,
+            consumer=consumer,
+            scheduling=scheduling,
+        )
+
+    def make_heartbeat() -> Heartbeat:
+        return Heartbeat(
+            config=config,
+            store=store,
+            identity=identity,
+            digest=digest(declared.definitions, declared.functions),
+            snapshot=parts.snapshot,
+            started_ms=parts.started_ms,
+            consumer=consumer,
+            catalog=catalog,
+            stats=stats,
+        )
+
+    def make_consumer() -> Consumer:
+        return Consumer(
+            config=config,
+            store=store,
+            identity=identity,
+            tasks=tasks,
+            functions=functions,
+            threads=threads,
+            stats=stats,
+        )
+
+    sixth_of_a_lease = config.run_lease_s / 6
+    children: list[Child | Supervisor] = [
+        Child("link", lambda: LinkKeeper(parts.services, parts.redis_label)),
+        Child("catalog", make_catalog, catalog),
+        Child("stats", Stats, stats),
+        Child(
+            "heartbeat",
+            make_heartbeat,
+            heartbeat,
+            # Leases must not run out while their keeper backs off.
+            backoff=Backoff(first_s=min(0.1, sixth_of_a_lease), max_s=sixth_of_a_lease),
+        ),
+        Supervisor("execution", Strategy.ONE_FOR_ONE, (Child("consumer", make_consumer, consumer),)),
+    ]
+    if scheduling is not None:
+        children.append(_scheduling(config, store, identity, scheduling, catalog))
+    # Each role finds its way from Redis alone, so one that fails takes nobody with it.
+    spec = Supervisor("engine", Strategy.ONE_FOR_ONE, tuple(children))
+    return Troupe(spec, scheduling.leader if scheduling else None, consumer, heartbeat)
+
+
+def _scheduling(
+    config: Config, store: Store, identity: Identity, mail: Scheduling, catalog: Mailbox[CatalogInbox]
+) -> Supervisor:
+    def make_leader() -> Leader:
+        return Leader(
+            config=config,
+            store=store,
+            identity=identity,
+            coordinator=mail.coordinator,
+            reconciler=mail.reconciler,
+            catalog=catalog,
+        )
+
+    return Supervisor(
+        "scheduling",
+        Strategy.REST_FOR_ONE,  # coordinator and reconciler act under the term of the leader above them
+        (
+            Child("leader", make_leader, mail.leader),
+            Child("coordinator", lambda: Coordinator(config=config, store=store, leader=mail.leader), mail.coordinator),
+            Child("reconciler", lambda: Reconciler(config=config, store=store, leader=mail.leader), mail.reconciler),
+        ),
+    )
+
+
+def declaration_of(groups: Iterable[TaskGroup]) -> Declaration:
+    """What a process with these groups declares."""
+    from engine.domain.names import task_id
+
+    found = list(groups)
+    return Declaration(
+        definitions=tuple(task.definition for group in found for task in group.tasks),
+        functions=tuple(task_id(group.name, name) for group in found for name in group.function_registry),
+    )

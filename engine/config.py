@@ -1,0 +1,342 @@
+"""Every setting of an engine: one frozen object, checked when it is made, readable from the environment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, NoReturn, final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from engine.errors import ConfigError, ConfigWarning
+
+ENV_PREFIX: Final = "TROUPE_"
+_SCHEMES: Final = ("redis", "rediss", "unix")
+_ADDRESS: Final = frozenset({"redis_host", "redis_url", "embedded"})
+_SAID_BY_URL: Final = frozenset({"redis_port", "redis_db", "redis_tls"})
+_SECRET: Final = frozenset({"redis_password", "redis_url", "redis_host"})
+"""Fields whose value may hold a password, so that errors do not show it."""
+_NO_ADDRESS: Final = (
+    "no Redis is named. Give redis_host or redis_url (or set TROUPE_REDIS_HOST or TROUPE_REDIS_URL), or ask "
+    "for a Redis of its own, for development, with embedded=True (or TROUPE_EMBEDDED=1)"
+)
+
+_DAY: Final = 86_400
+_Interval = Annotated[float, Field(ge=0.1, le=3_600, json_schema_extra={"unit": "s"})]
+_Seconds = Annotated[float, Field(ge=0, le=_DAY, json_schema_extra={"unit": "s"})]
+
+
+@final
+class Config(BaseSettings):
+    """The settings of an engine. Arguments win over the environment (``TROUPE_`` and the name in capitals).
+
+    All processes of one application give the same ``redis_key_prefix`` and the same Redis. Durations are in
+    seconds unless the name says otherwise.
+
+    Raises:
+        ConfigError: a setting is unknown, missing, out of bounds, or contradicts another.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        validate_default=True,
+    )
+
+    redis_key_prefix: str = "troupe"
+    """What the names of all keys begin with. One for each application that shares a Redis."""
+    concurrent_tasks: int = Field(default=2, ge=0, le=10_000)
+    """How many runs this process executes at once; 0 never executes."""
+    statistics_redis_expiration: int = Field(
+        default=432_000, ge=1, le=3_660 * _DAY, json_schema_extra={"unit": "s"}
+    )
+    """How far back the statistics reach."""
+    statistics_history_runs: int = Field(default=500, ge=1, le=100_000)
+    """How many runs of a task the statistics show."""
+    allow_parallel: bool = True
+    """Whether a task may run while an earlier run of it has not ended. Groups and tasks can say otherwise."""
+    enabled: bool = True
+    """False starts nothing: the process serves the management API and neither leads nor executes."""
+    can_lead: bool = True
+    """False keeps this process from ever scheduling."""
+
+    redis_host: str | None = None
+    """Host name or address of Redis, or a URL as in redis_url."""
+    redis_port: int = Field(default=6379, ge=1, le=65_535)
+    """TCP port of Redis."""
+    redis_url: str | None = None
+    """redis://, rediss:// (TLS) or unix://. User and password in it move to fields of their own."""
+    redis_username: str | None = None
+    """User of Redis 6 and later; None is the default user."""
+    redis_password: SecretStr | None = None
+    """Password of Redis."""
+    redis_db: int = Field(default=0, ge=0, le=65_535)
+    """Database number."""
+    redis_tls: bool = False
+    """Whether to speak TLS to redis_host. A URL says it by its scheme."""
+    redis_ca_file: str | None = None
+    """PEM file of the authorities that may sign the certificate of Redis; None trusts those of the system."""
+    embedded: bool = False
+    """Start a Redis of its own, for development: no address is given then."""
+    startup_timeout: _Seconds = 30.0
+    """How long the first connection to Redis may take before the engine gives up."""
+
+    poll_interval: float = Field(default=0.1, gt=0, le=3_600, json_schema_extra={"unit": "s"})
+    """Accepted without effect: the leader sleeps until the next slot and polls nothing."""
+    worker_service_name: str = Field(default="fastapi-task-manager", min_length=1, max_length=200)
+    """What this process is called in health, logs and lists of workers."""
+    stream_block_ms: int = Field(default=1_000, ge=10, le=60_000, json_schema_extra={"unit": "ms"})
+    """How long one blocking read of the streams waits."""
+    queue_cap: int = Field(default=1_000, ge=1, le=1_000_000)
+    """How many published runs may wait, on each stream, before slots are skipped."""
+    ledger_length: int = Field(default=1_000, ge=1, le=1_000_000)
+    """How many verdicts are kept for each task."""
+    retire_after: float = Field(default=600.0, ge=1, le=366 * _DAY, json_schema_extra={"unit": "s"})
+    """How long a task that no live process declares stays scheduled."""
+
+    leader_heartbeat_interval: _Interval = 3.0
+    """Between two renewals of the leader's lease, which lasts three of them."""
+    leader_retry_interval: _Interval = 5.0
+    """Between two attempts of a follower to lead."""
+    reconciliation_interval: _Interval = 30
+    """Between two searches for entries that a lost worker left behind."""
+    running_heartbeat_interval: _Interval = 3.0
+    """Between two renewals of a run's lease, which lasts three of them."""
+    max_deliveries: int = Field(default=3, ge=1, le=1_000)
+    """How many times a run whose workers were lost is started before it is set aside."""
+
+    retry_backoff: _Seconds = 1.0
+    """Before the first retry. Tasks can say otherwise."""
+    retry_backoff_max: _Seconds = 60.0
+    """The longest delay before a retry, the first one included. Tasks can say otherwise."""
+    retry_backoff_multiplier: float = Field(default=2.0, ge=1, le=1_000)
+    """What the delay is multiplied by after each failure."""
+    max_retries: int | None = Field(default=None, ge=0, le=1_000_000)
+    """None: 10 where a task's slots are over an hour apart, else until its next slot. 0 never retries."""
+    shutdown_grace: float = Field(default=25.0, ge=0, le=_DAY, json_schema_extra={"unit": "s"})
+    """How long runs in progress may go on after the engine was asked to stop."""
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            refusal = _refusal(error.errors(include_url=False)[0])
+        else:
+            return
+        raise refusal  # outside of the handler: pydantic's own text shows values, passwords among them
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise ConfigError(name, "a Config does not change; make another one")
+
+    @property
+    def leader_lease_s(self) -> float:
+        """Seconds that leadership lasts without renewal."""
+        return 3 * self.leader_heartbeat_interval
+
+    @property
+    def run_lease_s(self) -> float:
+        """Seconds that a worker may be silent before its runs are taken for lost."""
+        return 3 * self.running_heartbeat_interval
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic passes it by name
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment; no files."""
+        return init_settings, _Environment(settings_cls, init_settings())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle_address(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """One way to Redis, with the credentials of a URL moved to the fields that hide them."""
+        settings = dict(settings)
+        for name in ("redis_host", "redis_url", "redis_password", "redis_username", "redis_ca_file"):
+            if settings.get(name) == "":
+                settings[name] = None
+        host, url = settings.get("redis_host"), settings.get("redis_url")
+        if host is not None and url is not None:
+            raise ConfigError("redis_url", "redis_host is given as well; give one of the two")
+        if isinstance(host, str) and "://" in host:
+            settings["redis_host"], settings["redis_url"], url = None, host, host
+        if url is not None:
+            _settle_url(settings, url)
+        return settings
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Config:
+        address = "redis_url" if self.redis_url else "redis_host" if self.redis_host else None
+        if self.embedded and address:
+            raise ConfigError("embedded", f"{address} is given as well; give an address or embedded=True")
+        if not self.embedded and not address:
+            raise ConfigError("redis_host", _NO_ADDRESS)
+        speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss:")
+        if self.redis_ca_file is not None and not speaks_tls:
+            raise ConfigError(
+                "redis_ca_file", "no TLS is asked for; set redis_tls=True or give a rediss:// URL"
+            )
+        if self.retry_backoff > self.retry_backoff_max:
+            reason = f"{self.retry_backoff:g} s is above retry_backoff_max, {self.retry_backoff_max:g} s"
+            raise ConfigError("retry_backoff", f"{reason}; lower it or raise that")
+        return self
+
+    @field_validator("redis_key_prefix")
+    @classmethod
+    def _check_prefix(cls, prefix: str) -> str:
+        if not 1 <= len(prefix) <= 200 or any(
+            c in "{}" or c.isspace() or not c.isprintable() for c in prefix
+        ):
+            reason = f"{prefix!r}; give 1 to 200 characters without braces and white space, such as 'my-app'"
+            raise ConfigError("redis_key_prefix", reason)
+        if prefix == "__main__":
+            text = (
+                "redis_key_prefix is '__main__', which every script has as __name__: two applications on one "
+                "Redis would take each other's runs. Give the application's own name"
+            )
+            warnings.warn(text, ConfigWarning, stacklevel=2)
+        return prefix
+
+    @field_validator("redis_host")
+    @classmethod
+    def _check_host(cls, host: str | None) -> str | None:
+        if host is not None and ("@" in host or "/" in host or any(c.isspace() for c in host)):
+            raise ConfigError(
+                "redis_host", "give a host name or an address alone, or a whole URL (redis://…)"
+            )
+        return host
+
+
+@final
+class _Environment(EnvSettingsSource):
+    """``TROUPE_*``, without an address where the arguments give one: arguments win as a whole."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._given = given
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        _refuse_misspelt(os.environ)
+        given = {name for name in _ADDRESS if self._given.get(name)}
+        ignored = _ADDRESS if given else frozenset()
+        if "redis_url" in given or "://" in str(self._given.get("redis_host")):
+            ignored |= _SAID_BY_URL
+        return {name: value for name, value in found.items() if name not in ignored}
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is almost one of ours. Others with our prefix may be another program's."""
+    known = {f"{ENV_PREFIX}{name.upper()}": name for name in Config.model_fields}
+    for variable in environment:
+        if not variable.upper().startswith(ENV_PREFIX) or variable.upper() in known:
+            continue
+        if close := difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.9):
+            raise ConfigError(known[close[0]], f"the environment has {variable}; did you mean {close[0]}?")
+
+
+def _settle_url(settings: dict[str, Any], url: object) -> None:
+    """Check a URL, and move its user and password to the fields of their own."""
+    if not isinstance(url, str):
+        raise ConfigError(
+            "redis_url", f"is of type {type(url).__name__}; give text such as redis://localhost:6379/0"
+        )
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigError("redis_url", "is no URL; give redis://HOST:PORT/DB") from None
+    if parts.scheme not in _SCHEMES:
+        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise ConfigError("redis_url", f"begins with {parts.scheme + '://'!r}; give one of {schemes}")
+    missing = "a path" if parts.scheme == "unix" and not parts.path else None
+    missing = "a host" if parts.scheme != "unix" and not parts.hostname else missing
+    if missing or port == 0:
+        raise ConfigError(
+            "redis_url", f"lacks {missing or 'a port over 0'}; give redis://HOST:PORT/DB or unix:///PATH"
+        )
+    for name in sorted(_SAID_BY_URL & settings.keys()):
+        raise ConfigError(name, "a URL is given as well, which says it; leave one of the two out")
+    query = parse_qsl(parts.query)
+    for name, value in _credentials(parts, dict(query)).items():
+        if settings.get(name) not in (None, value):
+            raise ConfigError(name, "the URL gives another one; leave one of the two out")
+        settings[name] = value
+    kept = urlencode([(name, value) for name, value in query if name not in {"username", "password"}])
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=kept)
+    settings["redis_url"] = (
+        f"unix://{bare.path}{'?' * bool(kept)}{kept}" if parts.scheme == "unix" else bare.geturl()
+    )
+
+
+def _credentials(parts: SplitResult, query: Mapping[str, str]) -> dict[str, str]:
+    """The user and the password of a URL, decoded; its own part goes before its query."""
+    found = {f"redis_{name}": query[name] for name in ("username", "password") if query.get(name)}
+    if parts.username:
+        found["redis_username"] = unquote(parts.username)
+    if parts.password:
+        found["redis_password"] = unquote(parts.password)
+    return found
+
+
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "string": "text",
+    "finite": "a finite number",
+}
+_BOUNDS: Final = {
+    "ge": "at least {}",
+    "gt": "more than {}",
+    "le": "at most {}",
+    "min_length": "at least {} character",
+    "max_length": "at most {} characters",
+}
+
+
+def _refusal(problem: ErrorDetails) -> ConfigError:
+    """One of pydantic's problems as our error, with the value, the bound and its unit."""
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return cause
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, Config.model_fields, n=1)
+        return ConfigError(
+            name,
+            f"there is no such setting; did you mean {close[0]}?" if close else "there is no such setting",
+        )
+    unit, given = _unit(name), problem["input"]
+    shown = f"{given!r}{unit if isinstance(given, int | float) else ''}"
+    if name in _SECRET:
+        shown = "this value is refused"
+    for key, words in _BOUNDS.items():
+        if key in problem.get("ctx", {}):
+            bound = f"{problem['ctx'][key]:,g}"
+            return ConfigError(name, f"{shown}; give {words.format(bound)}{unit}")
+    wanted = _TYPES.get(problem["type"].split("_")[0])
+    return ConfigError(name, f"{shown}; give {wanted}{unit and f', in{unit}'}" if wanted else problem["msg"])
+
+
+def _unit(name: str) -> str:
+    field = Config.model_fields.get(name)
+    extra = field.json_schema_extra if field is not None else None
+    unit = extra.get("unit") if isinstance(extra, dict) else None
+    return f" {unit}" if unit else ""

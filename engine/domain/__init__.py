@@ -1,0 +1,1 @@
+"""Tasks, schedules, retries and runs as plain values: no input, no output, no clock."""

@@ -1,0 +1,367 @@
+"""Tasks declared together, with the functions that tasks made at run time may use.
+
+Flags may be given by position, as in fastapi-task-manager, whose signatures these are.
+"""
+# ruff: noqa: FBT001, FBT002, PLR0917
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from typing import Any, Final, TypeVar, final, overload
+
+from engine.domain.canonical import canonical_json
+from engine.domain.functions import function_name, is_generator
+from engine.domain.names import validate_name
+from engine.domain.task import Definition, Task, encode_kwargs
+from engine.errors import (
+    DuplicateTask,
+    FunctionAlreadyRegistered,
+    FunctionNotRegistered,
+    InvalidName,
+    TaskDeclarationError,
+    TaskTypeError,
+    UnknownTask,
+)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_LAMBDA: Final = "<lambda>"
+
+
+@final
+class TaskGroup:
+    """A named set of tasks. Each has its ``tags``, and inherits ``allow_parallel`` and ``max_retries``.
+
+    Declare before the engine starts. Every error is raised by the declaration, which then adds nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tags: Sequence[str] | None = None,
+        allow_parallel: bool | None = None,
+        *,
+        max_retries: int | None = None,
+    ) -> None:
+        try:
+            self._name = validate_name("group", name)
+        except InvalidName as error:
+            raise TaskDeclarationError(str(name), "group", str(error)) from error
+        self._tags = _unique_tags(self._name, tags)
+        self._allow_parallel = allow_parallel
+        self._max_retries = max_retries
+        self._tasks: dict[str, Task] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<TaskGroup {self._name!r}: {len(self._tasks)} tasks, {len(self._functions)} functions>"
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+        return self._name
+
+    @property
+    def tags(self) -> list[str]:
+        """A copy of the tags that every task of the group has."""
+        return list(self._tags)
+
+    @property
+    def allow_parallel(self) -> bool | None:
+        """What tasks inherit that do not say; None leaves it to the Config."""
+        return self._allow_parallel
+
+    @property
+    def max_retries(self) -> int | None:
+        """What tasks inherit that do not say; None leaves it to the Config."""
+        return self._max_retries
+
+    @property
+    def tasks(self) -> list[Task]:
+        """A copy, in the order of declaration."""
+        return list(self._tasks.values())
+
+    @property
+    def function_registry(self) -> dict[str, Callable[..., Any]]:
+        """A copy: the functions that dynamic tasks can use, by name."""
+        return dict(self._functions)
+
+    @overload
+    def register_function(self, function: _Function, *, name: str | None = None) -> _Function: ...
+
+    @overload
+    def register_function(
+        self, function: str | None = None, *, name: str | None = None
+    ) -> Callable[[_Function], _Function]: ...
+
+    def register_function(
+        self, function: str | Callable[..., Any] | None = None, *, name: str | None = None
+    ) -> Any:
+        """Make a function known under ``name`` or its own, for dynamic tasks. Declares no task.
+
+        As a decorator, bare or with a name (``@group.register_function("report")``), or called directly.
+
+        Raises:
+            FunctionAlreadyRegistered: the name belongs to another function.
+            TaskDeclarationError: the name is refused, or the function is a generator.
+        """
+        if function is not None and not isinstance(function, str):
+            self._register(name or function_name(function), function)
+            return function
+        given = name or function
+
+        def decorate(decorated: _Function) -> _Function:
+            self._register(given or function_name(decorated), decorated)
+            return decorated
+
+        return decorate
+
+    def add_task(
+        self,
+        expr: str | list[str],
+        kwargs: dict[str, Any] | list[dict[str, Any]] | None = None,
+        tags: Sequence[str] | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        high_priority: bool = False,
+        retry_backoff: float | None = None,
+        retry_backoff_max: float | None = None,
+        register: bool = True,
+        allow_parallel: bool | None = None,
+        *,
+        timezone: str = "UTC",
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        run_on_first_start: bool = False,
+        names: Sequence[str] | None = None,
+    ) -> Callable[[_Function], _Function]:
+        """Decorate a function to run it on a schedule; with lists, once per pair of expression and kwargs.
+
+        A task is called ``name``, or what its function is; from a list ``name-1``, ``name-2`` by position, or
+        as ``names`` says. The function is registered too, under ``name`` or its own, unless
+        ``register=False``.
+
+        Raises:
+            TaskTypeError: (a TypeError) lists of different lengths, a parameter of the wrong type, or kwargs
+                that the function does not take.
+            DuplicateTask: (a RuntimeError) the group has a task of that name.
+            TaskDeclarationError: (a RuntimeError) invalid cron, unknown zone, number out of range.
+        """
+
+        def decorate(function: _Function) -> _Function:
+            own_name = name or function_name(function)
+            pairs = self._pairs(own_name, expr, kwargs)
+            several = isinstance(expr, list) or isinstance(kwargs, list)
+            tasks = [
+                self._task(
+                    function,
+                    name=task_name,
+                    function=own_name,
+                    expression=expression,
+                    kwargs=arguments,
+                    tags=tags,
+                    description=description,
+                    high_priority=high_priority,
+                    retry_backoff=retry_backoff,
+                    retry_backoff_max=retry_backoff_max,
+                    allow_parallel=allow_parallel,
+                    timezone=timezone,
+                    max_retries=max_retries,
+                    timeout=timeout,
+                    run_on_first_start=run_on_first_start,
+                )
+                for task_name, (expression, arguments) in zip(
+                    self._task_names(own_name, names, len(pairs), several=several), pairs, strict=True
+                )
+            ]
+            self._refuse_duplicates(tasks)
+            if register and self._functions.get(own_name) is not function:
+                self._register(own_name, function)
+            self._tasks.update({task.name: task for task in tasks})
+            return function
+
+        return decorate
+
+    def add_dynamic_task(
+        self,
+        function_name: str,
+        cron_expression: str,
+        kwargs: dict[str, Any] | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        high_priority: bool = False,
+        tags: Sequence[str] | None = None,
+        retry_backoff: float | None = None,
+        retry_backoff_max: float | None = None,
+        allow_parallel: bool | None = None,
+        *,
+        timezone: str = "UTC",
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        run_on_first_start: bool = False,
+    ) -> Task:
+        """Make a task at run time from a registered function.
+
+        Without a name it is ``<function>-<8 hex digits>`` of its kwargs, cron and zone: the same everywhere.
+
+        Raises:
+            FunctionNotRegistered: (a RuntimeError) the group does not know ``function_name``.
+            DuplicateTask: (a RuntimeError) the group has a task of that name.
+            TaskDeclarationError, TaskTypeError: as ``add_task``.
+        """
+        registered = self._functions.get(function_name)
+        if registered is None:
+            known = ", ".join(sorted(self._functions)) or "none"
+            label = f"{self._name}/{name or function_name}"
+            reason = f"{function_name!r} is not registered in group {self._name!r}; it knows {known}"
+            raise FunctionNotRegistered(label, "function_name", reason)
+        arguments = {} if kwargs is None else kwargs
+        task = self._task(
+            registered,
+            name=name or self._dynamic_name(function_name, cron_expression, timezone, arguments),
+            function=function_name,
+            expression=cron_expression,
+            kwargs=arguments,
+            tags=tags,
+            description=description,
+            high_priority=high_priority,
+            retry_backoff=retry_backoff,
+            retry_backoff_max=retry_backoff_max,
+            allow_parallel=allow_parallel,
+            timezone=timezone,
+            max_retries=max_retries,
+            timeout=timeout,
+            run_on_first_start=run_on_first_start,
+            dynamic=True,
+        )
+        self._refuse_duplicates([task])
+        self._tasks[task.name] = task
+        return task
+
+    def remove_dynamic_task(self, task_name: str) -> Task:
+        """Remove a dynamic task and return it.
+
+        Raises:
+            UnknownTask: (a RuntimeError) there is none of that name, or it is declared by code.
+        """
+        task = self._tasks.get(task_name)
+        label = f"{self._name}/{task_name}"
+        if task is None:
+            raise UnknownTask(label, "name", "not found in its group")
+        if not task.dynamic:
+            raise UnknownTask(label, "name", "declared by code; remove it there, or pause it")
+        return self._tasks.pop(task_name)
+
+    def _task(
+        self,
+        function_object: Callable[..., Any],
+        *,
+        name: str,
+        function: str,
+        kwargs: dict[str, Any],
+        tags: Sequence[str] | None,
+        allow_parallel: bool | None,
+        max_retries: int | None,
+        **rest: Any,
+    ) -> Task:
+        label = f"{self._name}/{name}"
+        if function == _LAMBDA:
+            raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
+        if is_generator(function_object):
+            raise TaskDeclarationError(
+                label, "function", "a generator's body would never run; remove the yield"
+            )
+        definition = Definition(
+            group=self._name,
+            name=name,
+            function=function,
+            kwargs_json=encode_kwargs(label, kwargs),
+            tags=tuple(dict.fromkeys((*self._tags, *_unique_tags(label, tags)))),
+            allow_parallel=self._allow_parallel if allow_parallel is None else allow_parallel,
+            max_retries=self._max_retries if max_retries is None else max_retries,
+            **rest,
+        )
+        _refuse_arguments(label, function_object, definition.kwargs)
+        return Task(definition, function_object)
+
+    def _pairs(self, name: str, expr: Any, kwargs: Any) -> list[tuple[str, dict[str, Any]]]:
+        """One pair of expression and arguments for each task."""
+        label = f"{self._name}/{name}"
+        if isinstance(expr, list) and isinstance(kwargs, list) and len(expr) != len(kwargs):
+            reason = (
+                f"expr has {len(expr)} entries and kwargs {len(kwargs)}; the lists must have the same length"
+            )
+            raise TaskTypeError(label, "expr, kwargs", reason)
+        count = len(expr) if isinstance(expr, list) else len(kwargs) if isinstance(kwargs, list) else 1
+        if count == 0:
+            raise TaskTypeError(
+                label, "expr, kwargs", "an empty list declares no task; give at least one entry"
+            )
+        expressions = expr if isinstance(expr, list) else [expr] * count
+        arguments = kwargs if isinstance(kwargs, list) else [{} if kwargs is None else kwargs] * count
+        return list(zip(expressions, arguments, strict=True))
+
+    def _task_names(self, name: str, names: Sequence[str] | None, count: int, *, several: bool) -> list[str]:
+        if names is None:
+            return [f"{name}-{position}" for position in range(1, count + 1)] if several else [name]
+        if isinstance(names, str) or len(names) != count:
+            reason = f"{names!r}; give a list with one name for each of the {count} tasks"
+            raise TaskTypeError(f"{self._name}/{name}", "names", reason)
+        return list(names)
+
+    def _refuse_duplicates(self, tasks: Iterable[Task]) -> None:
+        taken = set(self._tasks)
+        for task in tasks:
+            if task.name in taken:
+                label = f"{self._name}/{task.name}"
+                raise DuplicateTask(
+                    label, "name", "already declared in its group; give another name= or names="
+                )
+            taken.add(task.name)
+
+    def _register(self, name: str, function: Callable[..., Any]) -> None:
+        label = f"{self._name}/{name}"
+        if name == _LAMBDA:
+            raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
+        if is_generator(function):
+            raise TaskDeclarationError(
+                label, "function", "a generator's body would never run; remove the yield"
+            )
+        try:
+            validate_name("function", name)
+        except InvalidName as error:
+            raise TaskDeclarationError(label, "name", str(error)) from error
+        if name in self._functions:
+            reason = f"function {name!r} is already registered in group {self._name!r}; give another name="
+            raise FunctionAlreadyRegistered(label, "name", reason)
+        self._functions[name] = function
+
+    def _dynamic_name(self, function: str, expression: str, timezone: str, kwargs: dict[str, Any]) -> str:
+        arguments = encode_kwargs(f"{self._name}/{function}", kwargs)
+        text = canonical_json([arguments, " ".join(str(expression).split()), timezone])
+        return f"{function}-{sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _unique_tags(label: str, tags: Sequence[str] | None) -> tuple[str, ...]:
+    """The tags in order, without repeats."""
+    given = () if tags is None else tags
+    if isinstance(given, str) or not all(map(_is_tag, given)):
+        raise TaskTypeError(label, "tags", f"{tags!r}; give a list of non-empty strings")
+    return tuple(dict.fromkeys(given))
+
+
+def _is_tag(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _refuse_arguments(label: str, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    """Refuse arguments that the function does not take, or lacks. The outermost wrapper decides."""
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except ValueError:  # built in C, without a signature: only the call can tell
+        return
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise TaskTypeError(label, "kwargs", f"{error}; the function takes {signature}") from error

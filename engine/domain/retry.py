@@ -1,0 +1,96 @@
+"""Whether a failed run is tried again, and when. Decisions only: Redis executes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias, final
+
+from engine.domain.run import Reason, Verdict
+from engine.domain.schedule import Schedule
+
+_HOUR_MS: Final = 3_600_000
+_RETRIES_OF_RARE_TASKS: Final = 10
+"""For a task that sets no ``max_retries`` and whose slots are over an hour apart."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """A task's settings, with those of the Config where it has none of its own."""
+
+    backoff_s: float
+    backoff_max_s: float
+    multiplier: float
+    max_retries: int | None
+    """None: 10 where slots are over an hour apart, else until the next slot. 0: never retry."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again ``delay_ms`` milliseconds from now."""
+
+    delay_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The failure is final; the run ends with this verdict."""
+
+    verdict: Verdict
+    reason: Reason
+
+
+Decision: TypeAlias = Retry | GiveUp
+
+
+def retry_delay_s(failures: int, backoff: float, backoff_max: float, multiplier: float) -> float:
+    """Seconds to wait after the ``failures``-th failure, from 1.
+
+    They are ``backoff * multiplier ** (failures - 1)``, at most ``backoff_max``.
+    The cap holds for the first delay too, and a backoff of zero is zero for ever.
+    """
+    if backoff == 0:
+        return 0.0
+    try:
+        return float(min(backoff * multiplier ** (failures - 1), backoff_max))
+    except OverflowError:
+        return float(backoff_max)
+
+
+def after_failure(
+    schedule: Schedule, policy: RetryPolicy, *, failures: int, now_ms: int, retry_until_ms: int | None = None
+) -> Decision:
+    """What to do after the ``failures``-th failure of a run, from 1.
+
+    ``retry_until_ms`` forbids a retry at or after it, whatever ``max_retries`` says.
+    """
+    if policy.max_retries == 0:
+        return GiveUp(Verdict.FAILED, Reason.RAISED)
+    next_slot_ms = schedule.next_after(now_ms)
+    allowed = policy.max_retries
+    if allowed is None and _is_rare(schedule, now_ms, next_slot_ms):
+        allowed = _RETRIES_OF_RARE_TASKS
+    if allowed is not None and failures > allowed:
+        return GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
+
+    delay_ms = round(
+        1_000 * retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier)
+    )
+    if allowed is None and next_slot_ms is not None and now_ms + delay_ms >= next_slot_ms:
+        return GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+    if retry_until_ms is not None and now_ms + delay_ms >= retry_until_ms:
+        return GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+    return Retry(delay_ms)
+
+
+def _is_rare(schedule: Schedule, now_ms: int, next_slot_ms: int | None) -> bool:
+    """Whether the slots around now are over an hour apart.
+
+    The distance between slots, and not that from now, so that a run is judged alike at each of its failures.
+    """
+    if next_slot_ms is None:
+        return True
+    latest_ms = schedule.latest_at_or_before(now_ms)
+    return next_slot_ms - (now_ms if latest_ms is None else latest_ms) > _HOUR_MS

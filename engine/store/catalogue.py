@@ -1,0 +1,163 @@
+"""Which tasks exist: what processes declare, what was made at run time, and what is paused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from engine.store.script import Script
+from engine.store.session import Deposed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.store.session import Session
+
+__all__ = ["CatalogueStore", "Contents", "DeclaredSet", "Event", "Pause"]
+
+_DECLARE = Script.load("declare")
+_RETIRE = Script.load("retire")
+_PAUSE = Script.load("pause")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeclaredSet:
+    """What some process declared: its pages, opaque here, and when the set was first seen (Redis ms)."""
+
+    digest: str
+    first_seen_ms: int
+    pages: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A task that does not run: until then (Redis ms; None: until resumed), with details as JSON (who, why, since)."""
+
+    until_ms: int | None
+    details: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The whole catalogue at one version."""
+
+    version: int
+    sets: tuple[DeclaredSet, ...]
+    dynamic: Mapping[str, str]
+    """Task id -> definition, opaque JSON."""
+
+    paused: Mapping[str, Pause]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that changed, or a wake-up for the coordinator (``name`` is then ``wake``)."""
+
+    name: str
+    fields: Mapping[str, str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CatalogueStore:
+    """Operations on the catalogue. All raise RedisUnavailable and can be repeated."""
+
+    session: Session
+
+    async def declare(self, digest: str, pages: Sequence[str]) -> bool:
+        """Enter a set, a page at a time; it counts from its last page on. True if it is new."""
+        keys = self.session.keys
+        names = [keys.declared(digest), keys.declarations, keys.version, keys.events]
+        reply = ""
+        for number, page in enumerate(pages):
+            reply = await self.session.call(_DECLARE, names, digest, number, page, len(pages))
+        return reply == "declared"
+
+    async def version(self) -> int:
+        """The version of the catalogue and the pauses."""
+        return int(await self.session.transport.commands.get(self.session.keys.version) or 0)
+
+    async def contents(self, known: Mapping[str, DeclaredSet] | None = None) -> Contents:
+        """Read the catalogue. Sets in ``known`` are not read again: a digest's content never changes.
+
+        The version is read first, so a change while reading shows as a newer version afterwards.
+        """
+        redis, keys = self.session.transport.commands, self.session.keys
+        version = await self.version()
+        sets = []
+        for digest, first_seen in (await redis.hgetall(keys.declarations)).items():
+            old = (known or {}).get(digest)
+            pages = old.pages if old else await self._pages(digest)
+            sets.append(DeclaredSet(digest=digest, first_seen_ms=int(first_seen), pages=pages))
+        dynamic = await redis.hgetall(keys.dynamic)
+        paused = await redis.hgetall(keys.paused)
+        return Contents(
+            version=version,
+            sets=tuple(sets),
+            dynamic={task_id: text.partition("|")[2] for task_id, text in dynamic.items()},
+            paused={task_id: _pause(text) for task_id, text in paused.items()},
+        )
+
+    async def retire(self, leader: str, digest: str, task_ids: Sequence[str]) -> int:
+        """Forget a declared set (if ``digest`` is not empty), and stop scheduling these tasks. The number that went.
+
+        Raises:
+            Deposed: ``leader`` does not lead.
+        """
+        keys = self.session.keys
+        names = [keys.leader, keys.declarations, keys.version, keys.events, keys.due, keys.declared(digest)]
+        gone = 0
+        for start in range(0, max(1, len(task_ids)), 500):
+            reply = await self.session.call(_RETIRE, names, leader, digest, *task_ids[start : start + 500])
+            if reply == "deposed":
+                raise Deposed(leader)
+            gone += int(reply)
+        return gone
+
+    async def pause(self, task_id: str, operation_id: str, *, until_ms: int | None, details: str) -> bool:
+        """Pause a task until resumed, or until an instant of Redis time. False if it was paused in just this way."""
+        return await self._set_pause(task_id, operation_id, f"{until_ms or 0}|{details}")
+
+    async def resume(self, task_id: str, operation_id: str) -> bool:
+        """End a pause. False if there was none."""
+        return await self._set_pause(task_id, operation_id, "")
+
+    async def news(self, last_ids: Mapping[str, str], *, block_ms: int) -> tuple[list[Event], dict[str, str]]:
+        """Wait for events and wake-ups after the given ids; what came, and the ids to go on from.
+
+        ``last_ids`` names the streams to read, see ``start``. Never cancel this: unblock the lane of events instead.
+        """
+        raw = await self.session.transport.events.xread(dict(last_ids), count=500, block=block_ms)
+        ids, found = dict(last_ids), []
+        for stream, entries in raw or []:
+            for entry_id, fields in entries:
+                ids[stream] = entry_id
+                found.append(Event(name=fields.get("event", "wake"), fields=fields))
+        return found, ids
+
+    async def start(self, *, wake: bool) -> dict[str, str]:
+        """Where to begin reading events (and, for a leader, wake-ups): after the newest there is."""
+        keys = self.session.keys
+        ids = {}
+        for stream in (keys.events, keys.wake) if wake else (keys.events,):
+            newest = await self.session.transport.commands.xrevrange(stream, count=1)
+            ids[stream] = newest[0][0] if newest else "0"
+        return ids
+
+    async def _pages(self, digest: str) -> tuple[str, ...]:
+        raw = await self.session.transport.commands.hgetall(self.session.keys.declared(digest))
+        return tuple(raw[number] for number in sorted(raw, key=int))
+
+    async def _set_pause(self, task_id: str, operation_id: str, value: str) -> bool:
+        keys = self.session.keys
+        names = [keys.paused, keys.version, keys.events, keys.once(operation_id)]
+        return bool(await self.session.call(_PAUSE, names, task_id, value))
+
+
+def _pause(text: str) -> Pause:
+    until, _, details = text.partition("|")
+    return Pause(until_ms=int(until) or None, details=details)

@@ -1,0 +1,421 @@
+"""One connection to Redis: commands in, replies out, in order; reconnected whenever it is lost.
+
+A sender writes everything queued since its last write, so callers that do not know of each other share one write. A
+receiver hands each reply to the oldest command without one. A watchdog looks at that oldest command alone. A command
+costs no task and no cancel scope.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, final
+
+import hiredis
+import trio
+from redis.exceptions import DataError
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from engine.errors import RedisUnavailable
+from engine.store.dial import DialFailed, log_in, open_stream
+from engine.store.reconnect import Backoff
+from engine.store.replies import DROPS_CONNECTION, failure_in, reply_error
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Collection
+
+    from engine.store.slow_replies import SlowReplies
+    from engine.store.topology import Address
+
+logger = logging.getLogger("fastapi.task-manager.link")
+
+_RECEIVE_BYTES: Final = 65536
+_GRACE_S: Final = 0.05
+"""Time for replies that arrived while this process was itself stopped, before their connection is given up."""
+
+_PENDING: Final = object()
+_NO_MORE: Final = object()
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """How patient a link is, and how much it holds back for a Redis that is down."""
+
+    command_timeout_s: float = 5.0
+    """For a reply, beyond the time that the command blocks. A connection that takes longer is given up."""
+
+    connect_timeout_s: float = 5.0
+    """For one try: name lookup, socket, TLS and login together."""
+
+    backoff: Backoff = field(default_factory=Backoff)
+    """Between two tries."""
+
+    queue_limit: int = 20_000
+    """Commands that wait on one connection while it is down; one more is refused at once."""
+
+    queue_limit_bytes: int = 64 * 1024 * 1024
+
+
+@final
+class _Failed:
+    """In place of a reply: what the waiting task should raise."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+@final
+class _Call:
+    """A command on its way: queued, then sent, then answered. ``task`` is None once nobody waits for it."""
+
+    __slots__ = ("at_s", "block_s", "deadline_s", "packed", "reply", "task")
+
+    def __init__(self, packed: bytes, task: Task, at_s: float, block_s: float, deadline_s: float) -> None:
+        self.packed = packed
+        self.task: Task | None = task
+        self.at_s = at_s
+        self.block_s = block_s
+        self.deadline_s = deadline_s
+        self.reply: Any = _PENDING
+
+    def abandon(self, _raise_cancel: object) -> Abort:
+        """The waiting task was cancelled; the reply will be dropped when it comes."""
+        self.task = None
+        return Abort.SUCCEEDED
+
+    def answer(self, reply: object) -> None:
+        self.reply = reply
+        task = self.task
+        if task is not None:
+            self.task = None
+            reschedule(task)
+
+
+@final
+class Connection:
+    """Keeps one connection up while `run` runs, and carries commands over it.
+
+    Args:
+        address, context: where to, and how to verify it.
+        name: given to the server, as in CLIENT LIST.
+        after: awaited before each try to connect.
+        on_change: told whenever the connection came up or went down.
+        chance: a number in [0, 1) at each call, to spread reconnects.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        context: ssl.SSLContext | None,
+        *,
+        name: str,
+        settings: LinkSettings,
+        slow_replies: SlowReplies,
+        after: Callable[[], Awaitable[None]],
+        on_change: Callable[[], None],
+        chance: Callable[[], float],
+    ) -> None:
+        self._address, self._context, self._name = address, context, name
+        self._settings, self._slow_replies = settings, slow_replies
+        self._after, self._on_change, self._chance = after, on_change, chance
+        self._timeout_s = settings.command_timeout_s
+
+        self.up_since_s: float | None = None
+        self.client_id: int | None = None
+        self.last_error: str | None = None
+        self.commands_sent = self.bytes_sent = self.bytes_received = self.connects = self.drops = 0
+
+        self._running = False
+        self._queue: dict[_Call, None] = {}  # in order; a dict, so that a cancelled one leaves it at once
+        self._queued_bytes = 0  # kept only while down
+        self._waiting: deque[_Call] = deque()
+        self._newest: _Call | None = None
+        self._idle_sender: Task | None = None
+        self._scope: trio.CancelScope | None = None
+        self._lost: tuple[str, BaseException | None] | None = None
+
+    # Commands
+
+    async def request(self, args: tuple[Any, ...], block_s: float) -> Any:
+        """Send a command and return its reply as hiredis reads it. Cancelled: it may be done all the same.
+
+        Raises:
+            RedisUnavailable: no answer, or one that says so. It may or may not have been done.
+            redis.exceptions.ResponseError: Redis refused it.
+            redis.exceptions.DataError: an argument that is neither text, bytes nor number.
+        """
+        try:
+            packed = hiredis.pack_command(args)
+        except TypeError:
+            packed = _pack_others(args)
+        if self.up_since_s is None:
+            self._admit(len(packed))
+        now_s = trio.current_time()
+        deadline_s = now_s + self._timeout_s + block_s
+        newest = self._newest
+        if newest is not None and newest.deadline_s > deadline_s - block_s and newest.reply is _PENDING:
+            # Behind one that blocks for longer: our turn begins when that one ends.
+            deadline_s = max(deadline_s, newest.deadline_s + block_s)
+        call = self._newest = _Call(packed, current_task(), now_s, block_s, deadline_s)
+        self._queue[call] = None
+        if self._idle_sender is not None:
+            reschedule(self._idle_sender)
+            self._idle_sender = None
+        try:
+            await wait_task_rescheduled(call.abandon)
+        except trio.Cancelled:
+            self._withdraw(call)
+            raise
+        reply = call.reply
+        if type(reply) is _Failed:
+            raise reply.error
+        return reply
+
+    def blocking_call(self) -> _Call | None:
+        """The blocking command that Redis is working on, or that is the next to reach it, if any."""
+        call = self._oldest()
+        return call if call is not None and call.block_s else None
+
+    def waiting(self) -> int:
+        """Commands without a reply."""
+        return len(self._queue) + len(self._waiting)
+
+    def overdue_s(self) -> float:
+        """How long the oldest command has waited, beyond the time it asked Redis to block; 0 if none waits."""
+        oldest = self._oldest()
+        return 0.0 if oldest is None else max(0.0, trio.current_time() - oldest.at_s - oldest.block_s)
+
+    def _admit(self, size_bytes: int) -> None:
+        """Take a command into the queue of a connection that is down, or refuse it."""
+        settings = self._settings
+        if not self._running:
+            raise RedisUnavailable(f"the link to {self._address.label} is not running")
+        if len(self._queue) >= settings.queue_limit or (
+            self._queued_bytes + size_bytes > settings.queue_limit_bytes
+        ):
+            raise RedisUnavailable(
+                f"{self._address.label} is down and {len(self._queue)} commands ({self._queued_bytes} bytes) wait for it"
+            )
+        self._queued_bytes += size_bytes
+
+    def _withdraw(self, call: _Call) -> None:
+        """Take back a command, if it is not sent yet."""
+        if call in self._queue:
+            del self._queue[call]
+            self._queued_bytes -= 0 if self.up_since_s else len(call.packed)
+
+    def _oldest(self) -> _Call | None:
+        return self._waiting[0] if self._waiting else next(iter(self._queue), None)
+
+    # Life
+
+    async def run(self) -> None:
+        """Connect, reconnect after every loss, until cancelled. Then fail what still waits."""
+        self._running = True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
+                await self._keep_up()
+        finally:
+            self._running = False
+            self._fail([*self._waiting, *self._queue], "the link was closed", None)
+            self._waiting.clear()
+            self._queue.clear()
+            self._queued_bytes = 0
+
+    async def _keep_up(self) -> None:
+        failures = 0
+        while True:
+            await self._after()
+            try:
+                stream, client_id = await self._connect()
+            except DialFailed as error:
+                failures += 1
+                delay_s = self._settings.backoff.delay_s(failures, self._chance())
+                self.last_error = error.reason
+                logger.warning(
+                    "cannot connect to Redis at %s (%s): %s; next try in %.2f s",
+                    self._address.label,
+                    self._name,
+                    error.reason,
+                    delay_s,
+                )
+                await trio.sleep(delay_s)
+                continue
+            connected_s = trio.current_time()
+            reason = await self._serve(stream, client_id)
+            # A server that hangs up right after each login must not be dialled in a hot loop.
+            lasted = trio.current_time() - connected_s > self._settings.backoff.ceiling_s
+            failures = 1 if lasted else failures + 1
+            delay_s = self._settings.backoff.delay_s(failures, self._chance())
+            logger.warning(
+                "lost Redis at %s (%s): %s; next try in %.2f s", self._address.label, self._name, reason, delay_s
+            )
+            await trio.sleep(delay_s)
+
+    async def _connect(self) -> tuple[trio.abc.Stream, int]:
+        try:
+            with trio.fail_after(self._settings.connect_timeout_s):
+                stream = await open_stream(self._address, self._context)
+                try:
+                    return stream, await log_in(stream, self._address, self._name, self._count)
+                except BaseException:
+                    await trio.aclose_forcefully(stream)
+                    raise
+        except trio.TooSlowError as error:
+            raise DialFailed(f"no answer within {self._settings.connect_timeout_s:g} s") from error
+
+    def _count(self, requests: int, sent_bytes: int, received_bytes: int) -> None:
+        self.commands_sent += requests
+        self.bytes_sent += sent_bytes
+        self.bytes_received += received_bytes
+
+    async def _serve(self, stream: trio.abc.Stream, client_id: int) -> str:
+        """Carry commands until the connection is lost; returns why it was."""
+        self._lost = None
+        self.connects += 1
+        self.client_id, self.up_since_s = client_id, trio.current_time()
+        self._renew_deadlines()
+        logger.info("connected to Redis at %s (%s)", self._address.label, self._name)
+        self._on_change()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                nursery.start_soon(self._send, stream)
+                nursery.start_soon(self._receive, stream)
+        finally:
+            self._scope = self.client_id = self.up_since_s = None
+            reason, cause = self._lost or ("the link was closed", None)
+            if self._lost is not None:
+                self.drops += 1
+                self.last_error = reason
+            self._fail(self._waiting, f"{reason}; sent to {self._address.label}, not answered", cause)
+            self._waiting.clear()
+            self._queued_bytes = sum(len(call.packed) for call in self._queue)
+            self._on_change()
+            await trio.aclose_forcefully(stream)
+        return reason
+
+    def _renew_deadlines(self) -> None:
+        """Give commands that waited for this connection the time of any other, or they would end it for its youth."""
+        deadline_s = trio.current_time() + self._timeout_s
+        for call in self._queue:
+            call.deadline_s = deadline_s = deadline_s + call.block_s
+
+    def _drop(self, reason: str, cause: BaseException | None = None) -> None:
+        """Give up this connection. What was sent and not answered fails; what is only queued waits for the next."""
+        if self._scope is not None and self._lost is None:
+            self._lost = reason, cause
+            self._scope.cancel()
+
+    def _fail(self, calls: Collection[_Call], reason: str, cause: BaseException | None) -> None:
+        for call in calls:
+            error = RedisUnavailable(reason)  # one each: tasks add their own tracebacks
+            error.__cause__ = cause
+            call.answer(_Failed(error))
+
+    # The tasks of a connection
+
+    async def _send(self, stream: trio.abc.Stream) -> None:
+        def stop_waiting(_raise_cancel: object) -> Abort:
+            self._idle_sender = None
+            return Abort.SUCCEEDED
+
+        try:
+            while True:
+                if not self._queue:
+                    self._idle_sender = current_task()
+                    await wait_task_rescheduled(stop_waiting)
+                    continue
+                # One cancelled in this very turn of the loop may not have left the queue yet.
+                batch = [call for call in self._queue if call.task is not None]
+                self._queue = {}
+                self._waiting.extend(batch)
+                data = b"".join([call.packed for call in batch])
+                self.commands_sent += len(batch)
+                self.bytes_sent += len(data)
+                await stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            self._drop("the connection broke", error)
+
+    async def _receive(self, stream: trio.abc.Stream) -> None:
+        errors: list[Exception] = []
+
+        def note_error(text: str) -> Exception:
+            errors.append(error := reply_error(text))
+            return error
+
+        reader = hiredis.Reader(
+            replyError=note_error, encoding="utf-8", errors="backslashreplace", notEnoughData=_NO_MORE
+        )
+        waiting = self._waiting
+        try:
+            while data := await stream.receive_some(_RECEIVE_BYTES):
+                self.bytes_received += len(data)
+                reader.feed(data)
+                self._note_duration()
+                while (reply := reader.gets()) is not _NO_MORE:
+                    if not waiting:
+                        self._drop(f"the server sent a reply to no command: {self._address.redact(repr(reply))}")
+                        return
+                    if errors:
+                        reply = self._judge(reply, errors)
+                        errors.clear()
+                    waiting.popleft().answer(reply)
+            self._drop("the server closed the connection")
+        except trio.BrokenResourceError as error:
+            self._drop("the connection broke", error)
+        except hiredis.ProtocolError as error:
+            self._drop("the server sent what is no reply", error)
+
+    def _judge(self, reply: object, errors: list[Exception]) -> object:
+        """What to answer for a reply that is, or contains, ``errors``."""
+        error = failure_in(reply, errors)
+        if error is None:
+            return reply
+        if isinstance(error.__cause__, DROPS_CONNECTION):
+            self._drop(error.reason, error)
+        return _Failed(error)
+
+    def _note_duration(self) -> None:
+        """Remember how long the oldest command waited; those behind it waited less."""
+        if self._waiting:
+            oldest, now_s = self._waiting[0], trio.current_time()
+            self._slow_replies.record(now_s, now_s - oldest.at_s - oldest.block_s)
+
+    async def _watch(self) -> None:
+        """Give up a connection, or a command that waits for one, past the deadline of the oldest command."""
+        while True:
+            oldest, now_s = self._oldest(), trio.current_time()
+            if oldest is None:
+                await trio.sleep(self._timeout_s)  # nothing sent meanwhile can be due earlier
+            elif oldest.deadline_s > now_s:
+                await trio.sleep_until(oldest.deadline_s)
+            elif self.up_since_s is None:
+                self._expire_queued(now_s)
+            else:
+                await trio.sleep(_GRACE_S)
+                if self._oldest() is oldest:
+                    self._drop(f"no reply within {self._timeout_s + oldest.block_s:g} s")
+
+    def _expire_queued(self, now_s: float) -> None:
+        expired = [call for call in self._queue if call.deadline_s <= now_s]
+        for call in expired:
+            self._withdraw(call)
+        reason = f"no connection to {self._address.label} within {self._timeout_s:g} s"
+        self._fail(expired, f"{reason}: {self.last_error}" if self.last_error else reason, None)
+
+
+def _pack_others(args: tuple[Any, ...]) -> bytes:
+    """Pack a command that holds other kinds of bytes. Raises redis.exceptions.DataError for what is no bytes at all."""
+    try:
+        plain = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
+        return hiredis.pack_command(plain)
+    except TypeError as error:
+        kinds = ", ".join(type(arg).__name__ for arg in args[1:])
+        raise DataError(f"{args[0]}: an argument is neither str, bytes, int nor float ({kinds})") from error

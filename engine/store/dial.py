@@ -1,0 +1,135 @@
+"""Opening a connection to Redis: socket, TLS, login."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+import trio
+
+from engine.errors import RedisUnavailable, TroupeError
+from engine.store.replies import reply_error
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from engine.store.topology import Address
+
+_NO_ACL = "wrong number of arguments"  # what Redis 5 says to AUTH with a user name
+
+
+class DialFailed(TroupeError):
+    """One try to connect failed. ``reason`` names the step, and holds no password."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+async def open_stream(address: Address, context: ssl.SSLContext | None) -> trio.abc.Stream:
+    """A byte stream to the server, verified if there is a ``context``. Bounded by no deadline of its own.
+
+    Raises:
+        DialFailed: no such host, nobody listens, or the certificate is not to be trusted.
+    """
+    try:
+        if address.path:
+            return await trio.open_unix_socket(address.path)
+        socket = await trio.open_tcp_stream(address.host, address.port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
+        raise DialFailed(_why(error)) from error
+    if context is None:
+        return socket
+    stream = trio.SSLStream(socket, context, server_hostname=address.host, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise DialFailed(f"TLS: {_why(error.__cause__ or error)}") from error
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def log_in(
+    stream: trio.abc.Stream, address: Address, name: str, on_request: Callable[[int, int, int], None]
+) -> int:
+    """Say who we are, choose the database and take a name. Returns the server's id for this connection.
+
+    RESP2 and no HELLO, so that Redis 5 understands it. ``on_request`` is told requests, bytes out and bytes in.
+
+    Raises:
+        DialFailed: Redis refuses a step, is still loading, or hangs up.
+    """
+    exchange = _Exchange(stream, on_request)
+    if address.password is not None:
+        user = (address.username,) if address.username else ()
+        (reply,) = await exchange.ask(("AUTH", *user, address.password))
+        if user and isinstance(reply, Exception) and _NO_ACL in str(reply):
+            (reply,) = await exchange.ask(("AUTH", address.password))
+        _expect("AUTH (wrong user or password?)", reply, address)
+    steps: dict[str, tuple[str | int, ...]] = {
+        f"SELECT {address.db}": ("SELECT", address.db),
+        "CLIENT SETNAME": ("CLIENT", "SETNAME", name),
+        "PING": ("PING",),  # refused while loading, which the others are not
+        "CLIENT ID": ("CLIENT", "ID"),
+    }
+    replies = await exchange.ask(*steps.values())
+    for step, reply in zip(steps, replies, strict=True):
+        _expect(step, reply, address)
+    return int(replies[-1])
+
+
+class _Exchange:
+    """Commands and their replies, in turn."""
+
+    def __init__(self, stream: trio.abc.Stream, on_request: Callable[[int, int, int], None]) -> None:
+        self._stream, self._on_request = stream, on_request
+        self._pending = object()
+        self._reader = hiredis.Reader(
+            replyError=reply_error, encoding="utf-8", errors="backslashreplace", notEnoughData=self._pending
+        )
+
+    async def ask(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        data = b"".join(hiredis.pack_command(command) for command in commands)
+        replies: list[Any] = []
+        received = 0
+        try:
+            await self._stream.send_all(data)
+            while len(replies) < len(commands):
+                reply = self._reader.gets()
+                if reply is not self._pending:
+                    replies.append(reply)
+                    continue
+                chunk = await self._stream.receive_some(4096)
+                if not chunk:
+                    raise DialFailed("the server closed the connection during the login")
+                received += len(chunk)
+                self._reader.feed(chunk)
+        except trio.BrokenResourceError as error:
+            raise DialFailed(f"the connection broke during the login: {_why(error.__cause__ or error)}") from error
+        except hiredis.ProtocolError as error:
+            raise DialFailed(f"this is no Redis: {error}") from error
+        finally:
+            self._on_request(len(commands), len(data), received)
+        return replies
+
+
+def _expect(step: str, reply: object, address: Address) -> None:
+    if isinstance(reply, RedisUnavailable):
+        raise DialFailed(address.redact(reply.reason)) from reply
+    if isinstance(reply, Exception):
+        raise DialFailed(address.redact(f"{step}: {reply}")) from reply
+
+
+def _why(error: BaseException) -> str:
+    """The text of an error, or of what caused it: trio's "all attempts failed" hides the reasons in a group."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(str(each) for each in cause.exceptions))
+    return str(cause or error) or type(error).__name__

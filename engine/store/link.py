@@ -1,0 +1,132 @@
+"""The transport over sockets: three connections to one Redis, kept up by trio tasks."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from engine.store.client import Client
+from engine.store.connection import Connection, LinkSettings
+from engine.store.slow_replies import SlowReplies
+from engine.store.transport import Lane, LinkStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.store.topology import Address
+
+__all__ = ["Link", "LinkSettings"]
+
+_UNBLOCK_AGAIN_S = 0.005
+
+
+@final
+class Link:
+    """A `Transport` over sockets. See `Connection` for how a command travels.
+
+    The commands connection is dialled first and the two others once it is up, so that a Redis that is down costs one
+    try and one line in the log at a time.
+
+    Args:
+        address: where Redis is.
+        name: what CLIENT LIST shows, followed by the lane. No spaces.
+        settings: deadlines and limits.
+        chance: a number in [0, 1) at each call; spreads the reconnects of many processes.
+
+    Raises:
+        ConfigError: a certificate file of ``address`` cannot be read.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str = "troupe",
+        settings: LinkSettings | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.address = address
+        self._slow_replies = SlowReplies()
+        self._changed = trio.Event()
+        context = address.ssl_context()
+
+        def connect(lane: Lane) -> Connection:
+            return Connection(
+                address,
+                context,
+                name=f"{name}:{lane.value}",
+                settings=settings or LinkSettings(),
+                slow_replies=self._slow_replies,
+                after=trio.lowlevel.checkpoint if lane is Lane.COMMANDS else self._commands_up,
+                on_change=self._note_change,
+                chance=chance,
+            )
+
+        self._lanes = {lane: connect(lane) for lane in Lane}
+        self.commands = Client(self._lanes[Lane.COMMANDS].request, may_block=False)
+        self.runs = Client(self._lanes[Lane.RUNS].request, may_block=True)
+        self.events = Client(self._lanes[Lane.EVENTS].request, may_block=True)
+
+    def is_up(self) -> bool:
+        """Whether all lanes are up."""
+        return all(lane.up_since_s is not None for lane in self._lanes.values())
+
+    async def wait_up(self) -> None:
+        """Return once all lanes are up. Waits for ever while `run` does not run."""
+        while not self.is_up():
+            await self._changed.wait()
+
+    async def unblock(self, lane: Lane) -> None:
+        """End the blocking read that is in progress on ``lane``: it returns what came, or nothing.
+
+        Repeated until that read ends, since the read can still be on its way when the first CLIENT UNBLOCK arrives.
+
+        Raises:
+            RedisUnavailable: no answer; the read ends by its own BLOCK time at the latest.
+        """
+        connection = self._lanes[lane]
+        call = connection.blocking_call()
+        while call is not None and connection.blocking_call() is call:
+            if await self.commands.execute_command("CLIENT UNBLOCK", connection.client_id or 0):
+                return
+            await trio.sleep(_UNBLOCK_AGAIN_S)
+
+    def statistics(self) -> LinkStatistics:
+        """Counters and state, as of now."""
+        lanes = self._lanes.values()
+        ups = [lane.up_since_s for lane in lanes if lane.up_since_s is not None]
+        return LinkStatistics(
+            commands_sent=sum(lane.commands_sent for lane in lanes),
+            bytes_sent=sum(lane.bytes_sent for lane in lanes),
+            bytes_received=sum(lane.bytes_received for lane in lanes),
+            connects=sum(lane.connects for lane in lanes),
+            drops=sum(lane.drops for lane in lanes),
+            up_since_s=max(ups) if len(ups) == len(self._lanes) else None,
+            waiting=sum(lane.waiting() for lane in lanes),
+            last_error=next((lane.last_error for lane in lanes if lane.last_error), None),
+        )
+
+    def steady_since_s(self, *, slower_than_s: float) -> float:
+        """The instant, on trio's clock, since when no lane was down and no reply took longer; now if one does."""
+        up_since_s = self.statistics().up_since_s
+        if up_since_s is None or any(lane.overdue_s() > slower_than_s for lane in self._lanes.values()):
+            return trio.current_time()
+        return max(up_since_s, self._slow_replies.last_s(slower_than_s=slower_than_s))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the lanes up until cancelled. Started at once, not when up: see `wait_up`."""
+        async with trio.open_nursery() as nursery:
+            for connection in self._lanes.values():
+                nursery.start_soon(connection.run)
+            await trio.lowlevel.checkpoint()
+            task_status.started()
+
+    async def _commands_up(self) -> None:
+        while self._lanes[Lane.COMMANDS].up_since_s is None:
+            await self._changed.wait()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

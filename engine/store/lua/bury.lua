@@ -1,0 +1,20 @@
+-- Forget a worker that is gone: its presence and its places in the consumer groups.
+-- KEYS: stream:high, stream:low, workers, workers:seen, leases, run prefix   ARGV: worker, last beat seen ms
+-- reply: 'buried', 'alive' (it has beaten since), 'pending' (entries that it read are not released yet),
+--   'leased' (a run is still its own)
+-- Repeatable: a worker that is not there is buried.
+local worker = ARGV[1]
+local seen = redis.call('ZSCORE', KEYS[4], worker)
+if seen and tonumber(seen) ~= tonumber(ARGV[2]) then return 'alive' end
+for i = 1, 2 do
+  if #redis.call('XPENDING', KEYS[i], 'workers', '-', '+', 1, worker) > 0 then return 'pending' end
+end
+for _, member in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+  local run = string.match(member, '^(.*)#')
+  if redis.call('HGET', KEYS[6] .. run, 'worker') == worker then return 'leased' end
+end
+redis.call('HDEL', KEYS[3], worker)
+redis.call('ZREM', KEYS[4], worker)
+redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', worker)
+redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', worker)
+return 'buried'

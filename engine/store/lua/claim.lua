@@ -1,0 +1,46 @@
+--#include lib
+-- Take runs that this worker has read; no body starts before. queued -> running.
+-- ARGV[2] worker, ARGV[3] token (chosen once for each call), ARGV[4] lease ms; then for each item: run id, entry, priority
+-- reply: for each item {'claimed', fence, task, slot ms or '', attempt, deliveries, kwargs or ''},
+--   {'ended', verdict, reason} (refused, with a verdict), 'stale' (not the run's current entry: acknowledged and deleted)
+--   or {'broken', why}
+-- Repeatable: the same token gets the same fence and counts nothing.
+local ITEM, RUNNING = 3, {running = true}
+local worker, token, expiry = ARGV[2], ARGV[3], NOW + ARGV[4]
+local granted = {} -- live indexes of tasks that do not overlap themselves and got a run in this call
+return each((#ARGV - 4) / ITEM, function(i)
+  local at = 5 + (i - 1) * ITEM
+  local id, entry, priority = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local stream = STREAMS[priority]
+  local run = item(i, id)
+  local kwargs = redis.call('HGET', run.key, 'kwargs') or ''
+  if run.state == 'running' and run.worker == worker and run.token == token then
+    return {'claimed', run.fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}
+  end
+  local mine = #redis.call('XPENDING', stream, GROUP, entry, entry, 1, worker) == 1
+  if run.state ~= 'queued' or run.entry ~= entry or not mine then
+    return 'stale', run.entry ~= entry and mine and function()
+      redis.call('XACK', stream, GROUP, entry)
+      redis.call('XDEL', stream, entry)
+    end or nil
+  end
+  check(run)
+  local fresh = run.fence == '0'
+  local function refuse(verdict, reason)
+    return {'ended', verdict, reason}, function() finish(run, verdict, reason) end
+  end
+  if fresh and not run.force and paused(run.task) then return refuse('skipped', 'paused') end
+  if run.overlap ~= 'allow' then
+    if granted[run.live] or others(run.live, id, RUNNING) then
+      if fresh then return refuse('skipped', 'overlap') end
+      return refuse('failed', 'superseded')
+    end
+    granted[run.live] = true
+  end
+  local fence = int(math.max(run.fence + 1, NOW))
+  return {'claimed', fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}, function()
+    redis.call('ZADD', LEASES, int(expiry), id .. '#' .. fence)
+    redis.call('HSET', run.key, 'state', 'running', 'worker', worker, 'fence', fence, 'token', token)
+    redis.call('HSET', run.live, id, 'running')
+  end
+end)

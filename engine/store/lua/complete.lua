@@ -1,0 +1,22 @@
+--#include lib
+-- End runs that their worker still owns, with a verdict. running -> succeeded, or failed for good (no retry left).
+-- ARGV[2] worker; then for each item: run id, fence, verdict, reason, line of the story
+-- reply: for each item 'ok', 'gone' (no such run: on a repeat, done before), 'fenced' (lost: nothing is written)
+--   or {'broken', why}
+-- Repeatable: a run ends once. Freeing first: gets through when memory is full.
+local ITEM = 5
+local worker = ARGV[2]
+return each((#ARGV - 2) / ITEM, function(i)
+  local at = 3 + (i - 1) * ITEM
+  local id, fence, verdict, reason, line = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local run = item(i, id)
+  if not run.state then return 'gone' end
+  if run.state ~= 'running' or run.worker ~= worker or run.fence ~= fence then return 'fenced' end
+  check(run)
+  tell(run, line)
+  return 'ok', function()
+    redis.call('ZREM', LEASES, lease(run))
+    if verdict == 'dead' then bury_run(run, reason) end
+    finish(run, verdict, reason)
+  end
+end)

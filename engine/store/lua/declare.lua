@@ -1,0 +1,14 @@
+-- Say what a process declares: one page of its set at a time, the set itself entered with the last page.
+-- KEYS: declared:<digest>, declarations, version, events   ARGV: digest, page number, page (opaque JSON), pages in all
+-- reply: 'page' (more to come), 'declared' (a new set), 'known'
+-- Repeatable: the same content again changes nothing.
+redis.call('GET', KEYS[3])
+redis.call('XLEN', KEYS[4])
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 'known' end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+if redis.call('HLEN', KEYS[1]) < tonumber(ARGV[4]) then return 'page' end
+local clock = redis.call('TIME')
+redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)))
+redis.call('INCR', KEYS[3])
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'event', 'declared', 'what', ARGV[1])
+return 'declared'

@@ -1,0 +1,141 @@
+-- Shared by the scripts that change runs; put in front of each by Script.load.
+-- KEYS[1..11] are the same in all of them (Keys.run_scripts); from KEYS[12] three for each item: record, live, ledger.
+-- ARGV[1] is ledger_length in all of them.
+local LEADER, DUE, WAKE, LEASES, CANCEL, PAUSED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local STREAMS = {high = KEYS[7], low = KEYS[8]}
+local DEAD, EVENTS, RUNS = KEYS[9], KEYS[10], KEYS[11]
+local GROUP, LEDGER_LENGTH = 'workers', ARGV[1]
+
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- Lua would write 1764000000000 as 1.764e+12.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local FIELDS = {'state', 'task', 'slot', 'attempt', 'deliveries', 'worker', 'fence', 'token', 'ended', 'entry',
+  'priority', 'overlap', 'force', 'abandoned', 'removed', 'defers', 'story'}
+
+-- The record of a run; its state is nil when there is no such run.
+local function load(id, key, live, ledger)
+  local values = redis.call('HMGET', key, unpack(FIELDS))
+  local run = {id = id, key = key, live = live, ledger = ledger}
+  for i = 1, #FIELDS do run[FIELDS[i]] = values[i] or nil end
+  return run
+end
+
+-- The record of item number i of this call.
+local function item(i, id)
+  local at = 12 + (i - 1) * 3
+  return load(id, KEYS[at], KEYS[at + 1], KEYS[at + 2])
+end
+
+-- Decide about every item before the first write, since Lua does not roll back; then do what was decided.
+-- decide(i) returns a reply, and a function that does it or nil. An item whose keys are broken (another type)
+-- answers {'broken', why} and stops no other.
+local function each(count, decide)
+  local replies, acts = {}, {}
+  for i = 1, count do
+    local fine, reply, act = pcall(decide, i)
+    if fine then
+      replies[i], acts[i] = reply, act
+    else
+      replies[i] = {'broken', type(reply) == 'table' and reply.err or tostring(reply)}
+    end
+  end
+  for i = 1, count do
+    if acts[i] then acts[i]() end
+  end
+  return replies
+end
+
+local function paused(task)
+  local pause = redis.call('HGET', PAUSED, task)
+  if not pause then return false end
+  local till = tonumber(string.match(pause, '^%d+'))
+  return till == 0 or till > NOW
+end
+
+-- Is there a run of this task, other than the given one, in one of these states?
+local function others(live, id, states)
+  local found = redis.call('HGETALL', live)
+  for i = 1, #found, 2 do
+    if found[i] ~= id and states[found[i + 1]] then return true end
+  end
+  return false
+end
+
+-- A type error is found here, while nothing is written yet.
+local function check(run)
+  redis.call('XLEN', run.ledger)
+  redis.call('HLEN', run.live)
+end
+
+local function lease(run)
+  return run.id .. '#' .. run.fence
+end
+
+-- The coordinator sleeps until the minimum of due: tell it when that moved towards now.
+local function wake(member, at)
+  if redis.call('ZRANGE', DUE, 0, 0)[1] == member then
+    redis.call('XADD', WAKE, 'MAXLEN', '~', 100, '*', 'at', int(at))
+  end
+end
+
+-- Put a run into its stream. Growing first: refused whole when memory is full, if it is the script's first write.
+local function enqueue(run)
+  run.entry = redis.call('XADD', STREAMS[run.priority], '*', 'run', run.id)
+  redis.call('HSET', run.key, 'state', 'queued', 'entry', run.entry)
+  redis.call('HSET', run.live, run.id, 'queued')
+end
+
+local function drop_entry(run)
+  if run.entry and run.entry ~= '' then
+    redis.call('XACK', STREAMS[run.priority], GROUP, run.entry)
+    redis.call('XDEL', STREAMS[run.priority], run.entry)
+  end
+end
+
+-- The last 20 attempts, one line of opaque JSON each, the newest last.
+local function tell(run, line)
+  local story, lines = run.story or '', {}
+  for old in string.gmatch(story, '[^\n]+') do lines[#lines + 1] = old end
+  if line ~= '' then lines[#lines + 1] = line end
+  run.story = table.concat(lines, '\n', math.max(1, #lines - 19))
+end
+
+-- One ledger entry for neighbouring slots that did not run for the same reason. Growing first, see enqueue.
+local function passed_over(ledger, verdict, reason, from, to, count)
+  local last = redis.call('XREVRANGE', ledger, '+', '-', 'COUNT', 1)[1]
+  local old = {}
+  if last then
+    for i = 1, #last[2], 2 do old[last[2][i]] = last[2][i + 1] end
+  end
+  local joined = old.from and old.verdict == verdict and old.reason == reason
+  if joined then from, count = old.from, old.count + count end
+  redis.call('XADD', ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', verdict, 'reason', reason,
+    'from', from, 'to', to, 'count', int(count))
+  if joined then redis.call('XDEL', ledger, last[1]) end
+end
+
+-- End a run: record, lease, live entry, due entry and stream entry go, the verdict stays. Freeing first, so that it gets
+-- through when memory is full. A removed task's run leaves no verdict; an abandoned run has its verdict already.
+local function finish(run, verdict, reason)
+  redis.call('ZREM', LEASES, lease(run))
+  redis.call('SREM', CANCEL, lease(run))
+  redis.call('ZREM', DUE, 'r/' .. run.id)
+  drop_entry(run)
+  redis.call('DEL', run.key)
+  redis.call('HDEL', run.live, run.id)
+  if run.abandoned or run.removed then return end
+  redis.call('XADD', run.ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', verdict, 'reason', reason,
+    'run', run.id, 'slot', run.slot, 'attempt', run.attempt, 'story', run.story or '')
+end
+
+-- Give up on a run: kept whole in the dead stream, for whoever decides to run it again.
+local function bury_run(run, reason)
+  local whole = redis.call('HGETALL', run.key)
+  redis.call('XADD', DEAD, 'MAXLEN', '~', 10000, '*', 'run', run.id, 'reason', reason, 'at', int(NOW),
+    'story', run.story or '', unpack(whole))
+end

@@ -1,0 +1,67 @@
+--#include lib
+-- Move tasks past a due slot: a run in a stream, or a verdict that says why not. scheduled -> queued.
+-- items: the run of that slot
+-- ARGV[2] worker:epoch:nonce, ARGV[3] queue_cap; then for each item: task, expected due ms, next due ms or '' (none),
+--   run id, priority, overlap
+-- reply: 'deposed', or for each item 'published', {'skipped', reason}, {'early', Redis ms}, {'moved', due ms or ''} or
+--   {'broken', why}
+-- Repeatable: acts only if due holds the expected instant, and always moves it. Growing first: refused whole when memory
+-- is full.
+local ITEM, BUSY = 6, {queued = true, running = true, parked = true}
+if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
+local cap, length = tonumber(ARGV[3]), {}
+for priority, stream in pairs(STREAMS) do length[priority] = redis.call('XLEN', stream) end
+
+-- Retries that wait of a task that does not overlap itself: the slot takes their place.
+local function superseded(live)
+  local found, runs = redis.call('HGETALL', live), {}
+  for i = 1, #found, 2 do
+    if found[i + 1] == 'waiting' then runs[#runs + 1] = found[i] end
+  end
+  return runs
+end
+
+return each((#ARGV - 3) / ITEM, function(i)
+  local at = 4 + (i - 1) * ITEM
+  local task, expected, next_at = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
+  local id, priority, overlap = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  local score = redis.call('ZSCORE', DUE, 't/' .. task)
+  if not score or tonumber(score) ~= expected then return {'moved', score or ''} end
+  if expected > NOW then return {'early', NOW} end
+  local run = item(i, id)
+  check(run)
+
+  local function move()
+    if next_at == '' then
+      redis.call('ZREM', DUE, 't/' .. task)
+    else
+      redis.call('ZADD', DUE, 'XX', next_at, 't/' .. task)
+    end
+  end
+  local function skip(reason)
+    return {'skipped', reason}, function()
+      passed_over(run.ledger, 'skipped', reason, int(expected), int(expected), 1)
+      move()
+    end
+  end
+
+  if run.state then return 'published', move end
+  if paused(task) then return skip('paused') end
+  if overlap == 'skip' and others(run.live, id, BUSY) then return skip('overlap') end
+  if length[priority] >= cap then return skip('queue full') end
+  length[priority] = length[priority] + 1
+  local retries = {}
+  if overlap ~= 'allow' then
+    for _, retry in ipairs(superseded(run.live)) do
+      retries[#retries + 1] = load(retry, RUNS .. retry, run.live, run.ledger)
+    end
+  end
+  return 'published', function()
+    run.priority = priority
+    enqueue(run)
+    redis.call('HSET', run.key, 'task', task, 'slot', int(expected), 'attempt', 1, 'deliveries', 0, 'fence', 0,
+      'priority', priority, 'overlap', overlap)
+    move()
+    for _, retry in ipairs(retries) do finish(retry, 'failed', 'superseded') end
+  end
+end)

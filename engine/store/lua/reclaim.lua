@@ -1,0 +1,45 @@
+--#include lib
+-- Take runs from workers that are lost. running -> queued, or dead after max_deliveries.
+-- ARGV[2] worker:epoch:nonce, ARGV[3] max_deliveries, ARGV[4] the key of the workers' presence (KEYS[#KEYS]); then for
+--   each item: run id, fence seen, expiry seen ms, line of the story
+-- reply: 'deposed', or for each item {'queued', worker}, {'dead', worker}, 'ended' (an abandoned or removed run: its
+--   verdict stands), 'renewed' (its lease is not the one that was seen), 'gone' or {'broken', why}
+-- Repeatable: compares fence and expiry. Counts a delivery unless the lost worker was draining. Growing first.
+local ITEM = 4
+if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
+local most, WORKERS = tonumber(ARGV[3]), KEYS[#KEYS]
+return each((#ARGV - 3) / ITEM, function(i)
+  local at = 4 + (i - 1) * ITEM
+  local id, fence, expiry, line = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
+  local run = item(i, id)
+  local member = id .. '#' .. fence
+  local score = redis.call('ZSCORE', LEASES, member)
+  if not score then return 'gone' end
+  if tonumber(score) ~= expiry then return 'renewed' end
+  if run.state ~= 'running' or run.fence ~= fence then
+    return 'gone', function() redis.call('ZREM', LEASES, member) end
+  end
+  check(run)
+  redis.call('XLEN', STREAMS[run.priority])
+  if run.abandoned or run.removed then
+    return 'ended', function() finish(run) end
+  end
+  local presence = redis.call('HGET', WORKERS, run.worker) or ''
+  local deliveries = run.deliveries + (string.sub(presence, 1, 1) == 'D' and 0 or 1)
+  tell(run, line)
+  if deliveries >= most then
+    return {'dead', run.worker}, function()
+      bury_run(run, 'max_deliveries')
+      finish(run, 'dead', 'max_deliveries')
+    end
+  end
+  return {'queued', run.worker}, function()
+    local old = {entry = run.entry, priority = run.priority}
+    enqueue(run)
+    redis.call('HSET', run.key, 'fence', int(math.max(fence + 1, NOW)), 'deliveries', int(deliveries),
+      'story', run.story)
+    redis.call('ZREM', LEASES, member)
+    redis.call('SREM', CANCEL, member)
+    drop_entry(old)
+  end
+end)

@@ -1,0 +1,21 @@
+"""How long to wait before the next try to connect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Doubling delays with a ceiling, each shortened at random by up to half so that processes spread out."""
+
+    first_s: float = 0.05
+    ceiling_s: float = 2.0
+    """At most a quarter of the shortest lease, or a lease could end while the link only waits."""
+
+    def delay_s(self, failures: int, chance: float) -> float:
+        """The delay after ``failures`` (1 or more) tries in a row, for a ``chance`` in [0, 1)."""
+        doublings = min(failures - 1, 30)  # beyond that every ceiling is reached, and floats stay small
+        return min(self.first_s * 2**doublings, self.ceiling_s) * (1 - chance / 2)

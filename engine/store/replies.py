@@ -1,0 +1,68 @@
+"""What Redis's error replies mean to us: the one table at the edge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Final
+
+from redis.asyncio.connection import DefaultParser
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError as RefusedConnection
+
+from engine.errors import RedisUnavailable
+
+UNAVAILABLE: Final = MappingProxyType(
+    {
+        "LOADING": "it is loading its data",
+        "READONLY": "it is a read-only replica",
+        "MOVED": "another node of the cluster has this key",
+        "ASK": "this key is being moved to another node of the cluster",
+        "TRYAGAIN": "these keys are being moved to another node of the cluster",
+        "CLUSTERDOWN": "its cluster is down",
+        "MASTERDOWN": "it is a replica that lost its master",
+        "NOREPLICAS": "too few replicas follow it for it to accept writes",
+        "MISCONF": "it cannot save its data and refuses writes",
+        "BUSY": "a script keeps it busy",
+        "NOAUTH": "it wants a password",
+    }
+)
+"""Error codes that mean "not now", whatever the command was. All other codes are about the command."""
+
+DROPS_CONNECTION: Final = (ReadOnlyError, AuthenticationError)
+"""Causes after which this connection is of no more use: another server, or a new login, is wanted."""
+
+# Before 7.0, Redis wraps the error of a redis.call inside a script and puts its own in front.
+_IN_SCRIPT = re.compile(
+    r"ERR Error running script \(call to f_[0-9a-f]{40}\): (?:@user_script: ?\d+: )+-?(?P<error>[A-Z]+ .*)", re.DOTALL
+)
+
+
+def unwrap(text: str) -> str:
+    """An error reply as Redis 7 words it: the error of a script's command itself, not that the script failed."""
+    inside = _IN_SCRIPT.match(text)
+    return inside["error"] if inside else text
+
+
+def reply_error(text: str) -> RedisError | RedisUnavailable:
+    """The exception that an error reply stands for: `RedisUnavailable`, or redis-py's own class for it."""
+    text = unwrap(text)
+    cause: RedisError = DefaultParser.parse_error(text)
+    meaning = UNAVAILABLE.get(text.partition(" ")[0])
+    if meaning is None and not isinstance(cause, RefusedConnection):
+        return cause
+    error = RedisUnavailable(f"{meaning} ({text})" if meaning else text)
+    error.__cause__ = cause
+    return error
+
+
+def failure_in(reply: object, errors: Sequence[Exception]) -> Exception | None:
+    """What to raise for a reply in which ``errors`` were found, in order; None if the reply is to be returned.
+
+    Error replies inside an array stay values in it, as redis-py has it, unless one of them says that Redis is
+    unavailable: half an answer is none.
+    """
+    if isinstance(reply, Exception):
+        return reply
+    return next((error for error in errors if isinstance(error, RedisUnavailable)), None)

@@ -1,0 +1,292 @@
+"""Taking, ending and giving back runs: the operations of a consumer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from redis.exceptions import ResponseError
+
+from engine.domain.names import task_of
+from engine.store.keys import CONSUMER_GROUP
+from engine.store.script import Script, WrongReply
+from engine.store.session import Broken
+from engine.store.timetable import Ended
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.store.session import Session
+
+__all__ = ["Claimed", "Completion", "Entry", "Failure", "Fenced", "Gone", "Hold", "Parked", "RunStore", "Stale", "Waiting"]
+
+_CLAIM = Script.load("claim")
+_COMPLETE = Script.load("complete")
+_FAIL = Script.load("fail")
+_HAND_BACK = Script.load("hand_back")
+_DEFER = Script.load("defer")
+_RELEASE = Script.load("release")
+_ABANDON = Script.load("abandon")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stream entry that this worker has read: the run it names, and in which stream (``high`` or ``low``)."""
+
+    run_id: str
+    entry_id: str
+    priority: str
+
+    @property
+    def task_id(self) -> str:
+        """The task of that run."""
+        return task_of(self.run_id)
+
+    @property
+    def item(self) -> tuple[str, tuple[str, str, str]]:
+        """As a script takes it."""
+        return self.run_id, (self.run_id, self.entry_id, self.priority)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The run is this worker's, under this fence, for as long as its lease is renewed."""
+
+    run_id: str
+    fence: int
+    task_id: str
+    slot_ms: int | None
+    attempt: int
+    deliveries: int
+    kwargs: str
+    """JSON given with this run, empty when the task's own apply."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The entry is not the run's current one, or not this worker's."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What proves that a run is this worker's: shown to complete, fail and hand back it."""
+
+    run_id: str
+    fence: int
+    token: str
+    """Chosen once for the end of this attempt, so that a lost reply can be asked for again."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The final end of a run."""
+
+    hold: Hold
+    verdict: str
+    reason: str
+    story: str
+    """One line of JSON about this attempt."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The end of an attempt that is tried again."""
+
+    hold: Hold
+    delay_ms: int
+    story: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The retry is due then."""
+
+    due_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The run is put aside until then."""
+
+    due_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such run. On a repeat: it was done before."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The run was lost to another worker; nothing was written."""
+
+
+ClaimReply: TypeAlias = Claimed | Ended | Stale | Broken
+EndReply: TypeAlias = bool | Gone | Fenced | Broken
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunStore:
+    """Operations on runs. All raise RedisUnavailable: repeat them with the same tokens."""
+
+    session: Session
+
+    async def make_groups(self) -> None:
+        """Make both streams and their consumer group, from the first entry on, where they are missing."""
+        redis, keys = self.session.transport.commands, self.session.keys
+        for stream in (keys.stream_high, keys.stream_low):
+            try:
+                await redis.xgroup_create(stream, CONSUMER_GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def read(self, worker: str, *, priorities: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
+        """Read up to ``count`` new entries of each stream; wait for them if ``block_ms`` is not None.
+
+        Never cancel this: entries would be pending for a reader that does not know of them. To end the wait, unblock
+        the lane of runs and take the reply. Makes the consumer groups when Redis has forgotten them.
+        """
+        keys = self.session.keys
+        names = {priority: keys.stream_high if priority == "high" else keys.stream_low for priority in priorities}
+        try:
+            raw = await self.session.transport.runs.xreadgroup(
+                CONSUMER_GROUP, worker, dict.fromkeys(names.values(), ">"), count=count, block=block_ms
+            )
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            await self.make_groups()
+            return []
+        return _entries(raw or [], {name: priority for priority, name in names.items()})
+
+    async def unclaimed(self, worker: str, *, page: int = 500) -> list[Entry]:
+        """Everything pending for this worker: what it read, claimed or not, since it was never acknowledged."""
+        # Over the lane of runs: behind a read that was given up, whose entries it must see.
+        redis, keys = self.session.transport.runs, self.session.keys
+        found: list[Entry] = []
+        for priority, stream in (("high", keys.stream_high), ("low", keys.stream_low)):
+            last = "0"
+            while True:
+                raw = await redis.xreadgroup(CONSUMER_GROUP, worker, {stream: last}, count=page)
+                entries = _entries(raw or [], {stream: priority})
+                found += entries
+                if len(entries) < page:
+                    break
+                last = entries[-1].entry_id
+        return found
+
+    async def claim(self, worker: str, token: str, entries: Sequence[Entry], *, lease_ms: int) -> list[ClaimReply]:
+        """Take the runs of entries that this worker read. No body may start before the answer."""
+        raw = await self.session.on_runs(_CLAIM, (worker, token, lease_ms), [entry.item for entry in entries])
+        return [_claim_reply(entry.run_id, reply) for entry, reply in zip(entries, raw, strict=True)]
+
+    async def complete(self, worker: str, completions: Sequence[Completion]) -> list[EndReply]:
+        """End runs for good, with their verdicts: True for each that ended now."""
+        items = [
+            (c.hold.run_id, (c.hold.run_id, c.hold.fence, c.verdict, c.reason, c.story)) for c in completions
+        ]
+        return [_end_reply(reply) for reply in await self.session.on_runs(_COMPLETE, (worker,), items)]
+
+    async def fail(self, worker: str, failures: Sequence[Failure]) -> list[Waiting | Gone | Fenced | Broken]:
+        """End attempts that are tried again after a delay."""
+        items = [
+            (f.hold.run_id, (f.hold.run_id, f.hold.fence, f.hold.token, f.delay_ms, f.story)) for f in failures
+        ]
+        replies = await self.session.on_runs(_FAIL, (worker,), items)
+        return [Waiting(raw[1]) if raw[0] == "waiting" else _refusal(raw) for raw in replies]
+
+    async def hand_back(self, worker: str, holds: Sequence[Hold]) -> list[EndReply]:
+        """Give runs back, uncounted, whose bodies have ended or never began."""
+        items = [(hold.run_id, (hold.run_id, hold.fence, hold.token)) for hold in holds]
+        return [_end_reply(reply) for reply in await self.session.on_runs(_HAND_BACK, (worker,), items)]
+
+    async def abandon(self, worker: str, hold: Hold, *, reason: str, story: str) -> EndReply:
+        """Write the verdict of a run whose thread goes on. Complete it when the thread has returned."""
+        head = (worker, hold.run_id, hold.fence, reason, story)
+        [reply] = await self.session.on_runs(_ABANDON, head, [(hold.run_id, ())])
+        return _end_reply(reply)
+
+    async def defer(
+        self, worker: str, entries: Sequence[Entry], *, most: int, first_ms: int = 100, longest_ms: int = 5_000
+    ) -> list[Parked | Ended | Stale | Broken]:
+        """Put runs aside whose function this worker does not know; the delay doubles each time."""
+        head = (worker, most, first_ms, longest_ms)
+        raw = await self.session.on_runs(_DEFER, head, [entry.item for entry in entries])
+        return [_defer_reply(reply) for reply in raw]
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """Give back entries that were read and never claimed."""
+        await self.session.on_runs(_RELEASE, (), [entry.item for entry in entries])
+
+
+def _entries(raw: Any, priority_of: dict[str, str]) -> list[Entry]:
+    return [
+        Entry(run_id=fields["run"], entry_id=entry_id, priority=priority_of[stream])
+        for stream, entries in raw
+        for entry_id, fields in entries
+        if fields  # an entry that was deleted while pending comes without fields
+    ]
+
+
+def _claim_reply(run_id: str, raw: Any) -> ClaimReply:
+    match raw:
+        case ["claimed", fence, task_id, slot, attempt, deliveries, kwargs]:
+            return Claimed(
+                run_id=run_id,
+                fence=int(fence),
+                task_id=task_id,
+                slot_ms=int(slot) if slot else None,
+                attempt=int(attempt),
+                deliveries=int(deliveries),
+                kwargs=kwargs,
+            )
+        case ["ended", verdict, reason]:
+            return Ended(verdict, reason)
+        case "stale":
+            return Stale()
+        case ["broken", why]:
+            return Broken(why)
+        case _:
+            raise WrongReply(raw)
+
+
+def _end_reply(raw: Any) -> EndReply:
+    return True if raw == "ok" else _refusal(raw)
+
+
+def _refusal(raw: Any) -> Gone | Fenced | Broken:
+    match raw:
+        case "gone":
+            return Gone()
+        case "fenced":
+            return Fenced()
+        case ["broken", why]:
+            return Broken(why)
+        case _:
+            raise WrongReply(raw)
+
+
+def _defer_reply(raw: Any) -> Parked | Ended | Stale | Broken:
+    match raw:
+        case ["parked", due_ms]:
+            return Parked(due_ms)
+        case ["ended", verdict, reason]:
+            return Ended(verdict, reason)
+        case "stale":
+            return Stale()
+        case ["broken", why]:
+            return Broken(why)
+        case _:
+            raise WrongReply(raw)

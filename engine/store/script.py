@@ -1,0 +1,59 @@
+"""Lua scripts: loaded from files when imported, sent by their SHA, sent whole when the server has forgotten them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, final
+
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from redis.asyncio import Redis
+
+__all__ = ["MAX_ITEMS", "Script", "WrongReply"]
+
+MAX_ITEMS = 500
+"""Items in one call of a script that takes many: 10,000 bare publications in one call hold Redis for about 41 ms."""
+
+_INCLUDE = "--#include lib\n"
+
+
+class WrongReply(AssertionError):
+    """A script answered something that its wrapper does not know: a bug in one of the two."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One operation on Redis: atomic, one round trip, safe to repeat. The header of its file is the contract."""
+
+    name: str
+    text: str = field(repr=False)
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read ``lua/<name>.lua``. A file that begins with ``--#include lib`` gets ``lua/lib.lua`` in that place."""
+        folder = files("engine.store") / "lua"
+        text = (folder / f"{name}.lua").read_text(encoding="utf-8")
+        if text.startswith(_INCLUDE):
+            text = (folder / "lib.lua").read_text(encoding="utf-8") + text.removeprefix(_INCLUDE)
+        digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        return cls(name=name, text=text, sha=digest)
+
+    async def __call__(self, redis: Redis, keys: Iterable[str], args: Iterable[str | int]) -> Any:
+        """Run it and return the reply as it came.
+
+        Raises:
+            RedisUnavailable: no answer; it may or may not have run. Repeat it with the same arguments.
+            redis.exceptions.ResponseError: Redis refused it before its first write (out of memory, a wrong type).
+        """
+        names = tuple(keys)
+        try:
+            return await redis.execute_command("EVALSHA", self.sha, len(names), *names, *args)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", self.text, len(names), *names, *args)

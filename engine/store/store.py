@@ -1,0 +1,51 @@
+"""The store: every operation on Redis, grouped by who uses it, each one script or one read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from engine.store.catalogue import CatalogueStore
+from engine.store.election import ElectionStore
+from engine.store.keys import Keys
+from engine.store.leases import LeaseStore
+from engine.store.ledger import LedgerStore
+from engine.store.runs import RunStore
+from engine.store.session import Session
+from engine.store.timetable import Timetable
+
+if TYPE_CHECKING:
+    from engine.store.transport import Transport
+
+__all__ = ["Store"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Typed operations over one transport, for one application (``redis_key_prefix``)."""
+
+    transport: Transport
+    keys: Keys
+    election: ElectionStore
+    timetable: Timetable
+    runs: RunStore
+    leases: LeaseStore
+    catalogue: CatalogueStore
+    ledger: LedgerStore
+
+    @classmethod
+    def over(cls, transport: Transport, *, prefix: str, ledger_length: int = 1_000) -> Store:
+        """A store that sends its commands over ``transport``, under keys that begin with ``{prefix}:``."""
+        keys = Keys(prefix)
+        session = Session(transport, keys, ledger_length)
+        return cls(
+            transport=transport,
+            keys=keys,
+            election=ElectionStore(session),
+            timetable=Timetable(session),
+            runs=RunStore(session),
+            leases=LeaseStore(session),
+            catalogue=CatalogueStore(session),
+            ledger=LedgerStore(session),
+        )
