@@ -98,7 +98,7 @@ def plan(due: Iterable[Due], tasks: Mapping[str, Definition], now_ms: int, *, al
                 due_ms=decision.publish_ms,
                 next_ms=decision.next_ms,
                 priority=priority(task),
-                overlap=overlap_of(task.allow_parallel, allow_parallel).value,
+                overlap=overlap_of(allow_parallel=task.allow_parallel, default=allow_parallel).value,
             )
         )
     return Plan(moves, slots)
@@ -125,7 +125,7 @@ def enrolments(
                         first_ms=first_ms,
                         first_run_id=f"{task_id}@first" if task.run_on_first_start else "",
                         priority=priority(task),
-                        overlap=overlap_of(task.allow_parallel, allow_parallel).value,
+                        overlap=overlap_of(allow_parallel=task.allow_parallel, default=allow_parallel).value,
                     )
                 )
         elif not task.schedule.is_instant(due_ms):

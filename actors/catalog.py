@@ -55,8 +55,8 @@ class Scheduling:
 class Catalog(Actor[CatalogInbox]):
     """Declares this process's tasks, reads everybody's, and tells the others when they change.
 
-    Owns nothing: all of it is read from Redis again after a restart. One reader listens to events, and while this worker
-    leads to wake-ups of the coordinator too; XREAD takes nothing away, so it may be given up at any time.
+    Owns nothing: all of it is read from Redis again after a restart. One reader listens to events, and while this
+    worker leads to wake-ups of the coordinator too; XREAD takes nothing away, so it may be given up at any time.
     """
 
     def __init__(

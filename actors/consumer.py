@@ -52,7 +52,7 @@ class Consumer(Actor[ConsumerInbox]):
     """Executes up to ``concurrent_tasks`` runs at once; each is a task in its nursery.
 
     Its ``receive`` never waits for Redis, so that the Heartbeat always hears which runs it holds. When it crashes,
-    asynchronous runs are cancelled and handed back; threads go on, in ``threads``, and its successor reports their ends.
+    asynchronous runs are cancelled and handed back; threads go on, and its successor reports their ends.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class Consumer(Actor[ConsumerInbox]):
             case TimedOut(call):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
                 if call is not None:
-                    await self._settlement.abandon(run, decision)
+                    await self._settlement.abandon(decision)
                     await call.done.wait()
             case _:
                 pass
@@ -263,7 +263,7 @@ class Consumer(Actor[ConsumerInbox]):
         return len(lone) < len(self._runs) or lone[0] is not run
 
     async def _give_back(self, run: Running) -> None:
-        """The Consumer itself ends: its asynchronous bodies have ended, and other workers need not wait for the lease."""
+        """The Consumer itself ends: this body has ended, and other workers need not wait for the lease."""
         with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S):
             try:
                 await self._store.runs.hand_back(self._identity.key, [run.hold])

@@ -158,9 +158,7 @@ class Coordinator(Actor[CoordinatorInbox]):
         else:
             changed = {task_id: task for task_id, task in tasks.items() if former.get(task_id) != task}
             known = await self._store.timetable.instants(list(changed))
-        new, moved = enrolments(
-            changed, known, self._now_ms(), allow_parallel=self._config.allow_parallel
-        )
+        new, moved = enrolments(changed, known, self._now_ms(), allow_parallel=self._config.allow_parallel)
         if moved:
             await self._store.timetable.move(term.value, moved)
         if new:
@@ -195,7 +193,11 @@ class Coordinator(Actor[CoordinatorInbox]):
                 if isinstance(reply, Skipped):
                     log.info("Task %s: slot %d skipped (%s)", slot.task_id, slot.due_ms, reply.reason)
                 elif now_ms - slot.due_ms > LATE_MS:
-                    log.warning("Republished overdue task %s (%.1f s late)", slot.task_id, (now_ms - slot.due_ms) / 1000)
+                    log.warning(
+                        "Republished overdue task %s (%.1f s late)",
+                        slot.task_id,
+                        (now_ms - slot.due_ms) / 1000,
+                    )
             case Early(redis_ms):
                 self._correct(redis_ms)
                 self._agenda.add(Due(slot.task_id, slot.due_ms, is_run=False))

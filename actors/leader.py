@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, assert_never, final
 from actors.messages import (
     Campaign,
     Drain,
+    LeaderInbox,
     LeadershipEnded,
     LeadershipTaken,
-    LeaderInbox,
     LeaseRenewed,
     SeatVacated,
     Term,

@@ -141,7 +141,7 @@ class StopRuns:
 @final
 @dataclass(frozen=True, slots=True)
 class LeasesInDanger:
-    """No beat got through for most of a lease: stop what can be stopped, before it can have ended. Heartbeat -> Consumer.
+    """No beat got through for most of a lease: stop what can be stopped in time. Heartbeat -> Consumer.
 
     The runs are handed back when Redis answers again.
     """

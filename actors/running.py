@@ -155,7 +155,7 @@ def _contains_cancelled(error: BaseException) -> bool:
 def verdict(
     running: Running, end: BodyEnd, config: Config, *, worker: str, duration_s: float
 ) -> Completion | Failure | Hold | None:
-    """Decide what Redis is told about the end of a body: the hold alone means a hand-back, None that nothing is said."""
+    """Decide what Redis is told about the end of a body: a hold alone is a hand-back, None is nothing."""
 
     def story(outcome: str, error: str = "") -> str:
         line = {"attempt": running.claimed.attempt, "worker": worker, "started_ms": running.started_ms}
@@ -177,7 +177,9 @@ def verdict(
             return _after_error(running, config, story, describe(error))
 
 
-def _after_error(running: Running, config: Config, story: Callable[[str, str], str], error: str) -> Completion | Failure:
+def _after_error(
+    running: Running, config: Config, story: Callable[[str, str], str], error: str
+) -> Completion | Failure:
     definition = running.task.definition
     decision = after_failure(
         definition.schedule,

@@ -10,7 +10,7 @@ import trio
 from actors.messages import RunEnd, RunsEnded
 from actors.outage import PAUSE_S, insist
 from engine.errors import RedisUnavailable
-from engine.store.runs import Completion, Failure, Fenced, Gone, Hold, Waiting
+from engine.store.runs import Completion, Done, Failure, Fenced, Gone, Hold, Waiting
 from engine.store.session import Broken
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Decision: TypeAlias = Completion | Failure | Hold | None
 """What Redis is told: a hold alone is a hand-back, None is nothing."""
 
 
-Reply: TypeAlias = bool | Waiting | Gone | Fenced | Broken
+Reply: TypeAlias = Done | Waiting | Gone | Fenced | Broken
 
 
 @final
@@ -52,7 +52,7 @@ class Settlement:
         self._waiting.append((running, decision, duration_s))
         self._filled.set()
 
-    async def abandon(self, running: Running, decision: Decision) -> None:
+    async def abandon(self, decision: Decision) -> None:
         """Its time was over: the verdict is written now, the rest when its thread has returned."""
         if isinstance(decision, Completion):
             hold, reason, story = decision.hold, decision.reason, decision.story
@@ -96,7 +96,7 @@ class Settlement:
         """One call for each kind of end, at the same time; the replies in the order of the decisions."""
         replies: dict[int, Reply] = {}
 
-        def of(kind: type[Completion] | type[Failure] | type[Hold]) -> list[int]:
+        def of(kind: type[Completion | Failure | Hold]) -> list[int]:
             return [i for i, decision in enumerate(decisions) if isinstance(decision, kind)]
 
         completions, failures, holds = of(Completion), of(Failure), of(Hold)
@@ -126,7 +126,7 @@ def _outcome(running: Running, decision: Decision, reply: Reply, *, repeated: bo
         case Broken(why):
             log.error("The end of run %s cannot be recorded: a key of it is broken: %s", running.run_id, why)
             return "refused"
-        case True | Waiting() | Gone():
+        case Done() | Waiting() | Gone():
             pass
         case _:
             assert_never(reply)

@@ -14,7 +14,7 @@ M = TypeVar("M")
 
 @final
 class Timer(Generic[M]):
-    """Sends ``message`` to the actor's own mailbox when it is time. Dies with the actor, since it lives in its nursery."""
+    """Sends ``message`` to the actor's own mailbox when it is time. Lives and dies in the actor's nursery."""
 
     def __init__(self, context: Context[M], message: M) -> None:
         self._context, self._message = context, message

@@ -26,8 +26,8 @@ class Watch:
     """Observes leases that are about to end.
 
     Redis that stalls, restarts or steps its clock expires every live lease before the beats arrive. So expiry alone
-    proves nothing: a lease is lost when it has expired by Redis time *and* the same member with the same expiry was seen
-    over half a lease in which nothing disturbed the view.
+    proves nothing: a lease is lost when it has expired by Redis time *and* the same member with the same expiry was
+    seen over half a lease in which nothing disturbed the view.
     """
 
     lease_s: float

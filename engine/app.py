@@ -273,16 +273,14 @@ async def _first(*waits: Callable[[], Awaitable[None]]) -> bool:
 
 def address_of(config: Config) -> Address:
     """Where the Config says that Redis is, and how to get in."""
-    password = config.redis_password.get_secret_value() if config.redis_password else None
-    credentials = {"username": config.redis_username, "password": password}
-    if config.redis_url is None:
-        return Address(
-            host=config.redis_host or "",
-            port=config.redis_port,
-            db=config.redis_db,
-            tls=config.redis_tls,
-            ca_file=config.redis_ca_file,
-            **credentials,
-        )
-    address = Address.parse(config.redis_url)
-    return replace(address, ca_file=config.redis_ca_file or address.ca_file, **credentials)
+    address = Address.parse(config.redis_url) if config.redis_url else _address_of_parts(config)
+    return replace(
+        address,
+        username=config.redis_username,
+        password=config.redis_password.get_secret_value() if config.redis_password else None,
+        ca_file=config.redis_ca_file or address.ca_file,
+    )
+
+
+def _address_of_parts(config: Config) -> Address:
+    return Address(host=config.redis_host or "", port=config.redis_port, db=config.redis_db, tls=config.redis_tls)

@@ -163,8 +163,16 @@ def _scheduling(
         Strategy.REST_FOR_ONE,  # coordinator and reconciler act under the term of the leader above them
         (
             Child("leader", make_leader, mail.leader),
-            Child("coordinator", lambda: Coordinator(config=config, store=store, leader=mail.leader), mail.coordinator),
-            Child("reconciler", lambda: Reconciler(config=config, store=store, leader=mail.leader), mail.reconciler),
+            Child(
+                "coordinator",
+                lambda: Coordinator(config=config, store=store, leader=mail.leader),
+                mail.coordinator,
+            ),
+            Child(
+                "reconciler",
+                lambda: Reconciler(config=config, store=store, leader=mail.leader),
+                mail.reconciler,
+            ),
         ),
     )
 

@@ -1,6 +1,6 @@
 """Three tasks on a Redis of their own. Start it twice to see two workers share the work; Ctrl-C stops it."""
 
-import time
+from datetime import datetime
 
 import trio
 
@@ -12,12 +12,12 @@ reports = TaskGroup("reports", tags=["example"])
 @reports.add_task("* * * * * *", description="Every second; the first of six fields is the second")
 async def tick() -> None:
     run = RunContext.current()
-    print(f"{time.strftime('%X')} tick    slot {run.slot_ms}, attempt {run.attempt}", flush=True)
+    print(f"{datetime.now().astimezone():%H:%M:%S} tick    slot {run.slot_ms}, attempt {run.attempt}", flush=True)
 
 
 @reports.add_task("*/5 * * * * *", kwargs={"name": "Ada"})
 def greet(name: str) -> None:
-    print(f"{time.strftime('%X')} greet   hello {name}, from a worker thread", flush=True)
+    print(f"{datetime.now().astimezone():%H:%M:%S} greet   hello {name}, from a worker thread", flush=True)
 
 
 @reports.add_task("*/10 * * * * *", retry_backoff=1)
@@ -25,7 +25,7 @@ async def flaky() -> None:
     await trio.sleep(0.1)
     if RunContext.current().attempt == 1:
         raise RuntimeError("the first attempt fails, the second comes a second later")
-    print(f"{time.strftime('%X')} flaky   worked the second time", flush=True)
+    print(f"{datetime.now().astimezone():%H:%M:%S} flaky   worked the second time", flush=True)
 
 
 engine = Engine(Config(redis_key_prefix="quickstart", embedded=True, concurrent_tasks=4), [reports])

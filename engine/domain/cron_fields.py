@@ -42,9 +42,7 @@ _NAMES: Final = dict(
         strict=True,
     )
 ) | dict(zip(("sun", "mon", "tue", "wed", "thu", "fri", "sat"), range(7), strict=True))
-_LENGTHS: Final = (
-    dict.fromkeys((1, 3, 5, 7, 8, 10, 12), (31,)) | dict.fromkeys((4, 6, 9, 11), (30,)) | {2: (28, 29)}
-)
+_LENGTHS: Final = dict.fromkeys((1, 3, 5, 7, 8, 10, 12), (31,)) | dict.fromkeys((4, 6, 9, 11), (30,)) | {2: (28, 29)}
 """Days in each month."""
 _LONGEST_EXPRESSION: Final = 1_000
 """Characters. Every second and every minute spelled out take 340."""
@@ -83,9 +81,7 @@ class CronFields:
         weekday = (first_weekday + day) % 7
         last_working_day = length - max(0, (first_weekday + length - 1) % 7 - 4)
         by_day = (
-            day in self.days
-            or (self.last_day and day == length)
-            or (self.last_working_day and day == last_working_day)
+            day in self.days or (self.last_day and day == length) or (self.last_working_day and day == last_working_day)
         )
         by_weekday = (
             weekday in self.weekdays
@@ -129,9 +125,7 @@ def parse(expression: str) -> CronFields:
         last_working_day="lw" in month_days,
         weekdays=frozenset(_numbers(days_of_week, "day-of-week")) if plain_weekdays else frozenset(),
         nth_weekdays=frozenset(
-            (weekday, LAST if ordinal == "l" else ordinal)
-            for weekday, ordinals in nth.items()
-            for ordinal in ordinals
+            (weekday, LAST if ordinal == "l" else ordinal) for weekday, ordinals in nth.items() for ordinal in ordinals
         ),
         both_days=any(texts[field].startswith(("*", "?")) for field in ("day-of-month", "day-of-week")),
         fixed_time=not any(texts[field].startswith("*") for field in ("minute", "hour")),
@@ -186,8 +180,7 @@ def _refuse_traps(expression: str, field: str, item: str) -> None:
     first, last = _SPANS[field]
     bounds = _RANGE.fullmatch(item)
     if bounds and (
-        _value(bounds[1]) == _value(bounds[2])
-        or (field == "day-of-week" and _is_sunday_twice(*bounds.groups()))
+        _value(bounds[1]) == _value(bounds[2]) or (field == "day-of-week" and _is_sunday_twice(*bounds.groups()))
     ):
         instead = f"write {bounds[1]!r} for that value alone, or '*' for every {field}"
         raise InvalidSchedule(expression, field, f"{item!r} begins where it ends", instead)
@@ -196,9 +189,7 @@ def _refuse_traps(expression: str, field: str, item: str) -> None:
     start, step = stepped[1], int(stepped[2])
     if step > last - first + 1:
         alone = str(first) if start == "*" else start
-        instead = (
-            f"write {alone!r}, which is what it amounts to; a longer interval needs the next field as well"
-        )
+        instead = f"write {alone!r}, which is what it amounts to; a longer interval needs the next field as well"
         raise InvalidSchedule(expression, field, f"the step of {item!r} is longer than the field", instead)
     value = _value(start)
     if start == "*" or value is None:

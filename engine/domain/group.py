@@ -95,9 +95,7 @@ class TaskGroup:
         self, function: str | None = None, *, name: str | None = None
     ) -> Callable[[_Function], _Function]: ...
 
-    def register_function(
-        self, function: str | Callable[..., Any] | None = None, *, name: str | None = None
-    ) -> Any:
+    def register_function(self, function: str | Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
         """Make a function known under ``name`` or its own, for dynamic tasks. Declares no task.
 
         As a decorator, bare or with a name (``@group.register_function("report")``), or called directly.
@@ -269,9 +267,7 @@ class TaskGroup:
         if function == _LAMBDA:
             raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
         if is_generator(function_object):
-            raise TaskDeclarationError(
-                label, "function", "a generator's body would never run; remove the yield"
-            )
+            raise TaskDeclarationError(label, "function", "a generator's body would never run; remove the yield")
         definition = Definition(
             group=self._name,
             name=name,
@@ -289,15 +285,11 @@ class TaskGroup:
         """One pair of expression and arguments for each task."""
         label = f"{self._name}/{name}"
         if isinstance(expr, list) and isinstance(kwargs, list) and len(expr) != len(kwargs):
-            reason = (
-                f"expr has {len(expr)} entries and kwargs {len(kwargs)}; the lists must have the same length"
-            )
+            reason = f"expr has {len(expr)} entries and kwargs {len(kwargs)}; the lists must have the same length"
             raise TaskTypeError(label, "expr, kwargs", reason)
         count = len(expr) if isinstance(expr, list) else len(kwargs) if isinstance(kwargs, list) else 1
         if count == 0:
-            raise TaskTypeError(
-                label, "expr, kwargs", "an empty list declares no task; give at least one entry"
-            )
+            raise TaskTypeError(label, "expr, kwargs", "an empty list declares no task; give at least one entry")
         expressions = expr if isinstance(expr, list) else [expr] * count
         arguments = kwargs if isinstance(kwargs, list) else [{} if kwargs is None else kwargs] * count
         return list(zip(expressions, arguments, strict=True))
@@ -315,9 +307,7 @@ class TaskGroup:
         for task in tasks:
             if task.name in taken:
                 label = f"{self._name}/{task.name}"
-                raise DuplicateTask(
-                    label, "name", "already declared in its group; give another name= or names="
-                )
+                raise DuplicateTask(label, "name", "already declared in its group; give another name= or names=")
             taken.add(task.name)
 
     def _register(self, name: str, function: Callable[..., Any]) -> None:
@@ -325,9 +315,7 @@ class TaskGroup:
         if name == _LAMBDA:
             raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
         if is_generator(function):
-            raise TaskDeclarationError(
-                label, "function", "a generator's body would never run; remove the yield"
-            )
+            raise TaskDeclarationError(label, "function", "a generator's body would never run; remove the yield")
         try:
             validate_name("function", name)
         except InvalidName as error:

@@ -27,9 +27,7 @@ def validate_name(kind: str, name: object) -> str:
     if not 1 <= len(name) <= _LONGEST:
         raise InvalidName(kind, name[:_LONGEST], f"has {len(name)} characters; give 1 to {_LONGEST}")
     if "/" in name:
-        raise InvalidName(
-            kind, name, "contains '/', which separates group and task; write '-' or ':' instead"
-        )
+        raise InvalidName(kind, name, "contains '/', which separates group and task; write '-' or ':' instead")
     if name in {".", ".."}:
         raise InvalidName(kind, name, "means a directory in a URL; give another name")
     if any(unicodedata.category(character) in _UNPRINTABLE for character in name):

@@ -24,6 +24,6 @@ class CatchUp(Enum):
     """The last one runs, those before it are missed."""
 
 
-def overlap_of(allow_parallel: bool | None, default: bool) -> Overlap:  # noqa: FBT001 -- both are the public parameter
+def overlap_of(*, allow_parallel: bool | None, default: bool) -> Overlap:
     """The policy of a task: its own ``allow_parallel``, or the Config's where it says nothing."""
     return Overlap.ALLOW if (default if allow_parallel is None else allow_parallel) else Overlap.SKIP

@@ -75,9 +75,7 @@ def after_failure(
     if allowed is not None and failures > allowed:
         return GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
 
-    delay_ms = round(
-        1_000 * retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier)
-    )
+    delay_ms = round(1_000 * retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier))
     if allowed is None and next_slot_ms is not None and now_ms + delay_ms >= next_slot_ms:
         return GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
     if retry_until_ms is not None and now_ms + delay_ms >= retry_until_ms:

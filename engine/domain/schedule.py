@@ -135,9 +135,7 @@ class _Timetable:
                 and self._calendar.count(skipped_from, skipped_to)
                 and not self._calendar.count(skipped_to, skipped_to + 1)
             ):
-                total += (
-                    1  # all that the change skipped is one instant, unless its first second is named anyway
-                )
+                total += 1  # all that the change skipped is one instant, unless its first second is named anyway
             if not self._fixed_time:
                 continue
             repeated_to = min(period.start_s + period.offset_before_s, end + period.offset_s)
@@ -176,20 +174,12 @@ class _Timetable:
     def _periods_from(self, second: int) -> Iterator[Period]:
         if second >= _LAST_S:
             return iter(())
-        return (
-            iter((_ALWAYS_UTC,))
-            if self._timezone == "UTC"
-            else zones.periods_from(self._timezone, max(second, 0))
-        )
+        return iter((_ALWAYS_UTC,)) if self._timezone == "UTC" else zones.periods_from(self._timezone, max(second, 0))
 
     def _periods_back_from(self, second: int) -> Iterator[Period]:
         if second < 0:
             return iter(())
-        return (
-            iter((_ALWAYS_UTC,))
-            if self._timezone == "UTC"
-            else zones.periods_back_from(self._timezone, second)
-        )
+        return iter((_ALWAYS_UTC,)) if self._timezone == "UTC" else zones.periods_back_from(self._timezone, second)
 
 
 @lru_cache(maxsize=4_096)

@@ -50,6 +50,4 @@ def catch_up(schedule: Schedule, expected_ms: int, now_ms: int, policy: CatchUp)
         return Due(None, expected_ms, following_ms)
     last_missed_ms = schedule.latest_at_or_before(latest_ms - 1)
     until_ms = expected_ms if last_missed_ms is None else max(expected_ms, last_missed_ms)
-    return Due(
-        Missed(expected_ms, until_ms, 1 + schedule.count(expected_ms, until_ms)), latest_ms, following_ms
-    )
+    return Due(Missed(expected_ms, until_ms, 1 + schedule.count(expected_ms, until_ms)), latest_ms, following_ms)

@@ -147,9 +147,7 @@ class Definition:
         for name, types, what in wanted:
             value = getattr(self, name)
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-                raise TaskTypeError(
-                    self._label, name, f"{value!r} is of type {type(value).__name__}; give {what}"
-                )
+                raise TaskTypeError(self._label, name, f"{value!r} is of type {type(value).__name__}; give {what}")
         tags: object = self.tags
         if not isinstance(tags, tuple) or not all(isinstance(tag, str) and tag for tag in tags):
             raise TaskTypeError(self._label, "tags", f"{self.tags!r}; give a list of non-empty strings")

@@ -101,9 +101,7 @@ class ActorLife:
         return not self._ending
 
     async def _handle_one(self, actor: Actor[Any]) -> None:
-        message = (
-            self._mailbox.take()
-        )  # taken before it is handled: a message that kills its actor must not come back
+        message = self._mailbox.take()  # taken before it is handled: a message that kills its actor must not come back
         self._handling = f"handling {type(message).__name__}"
         await actor.receive(message)
         self._handling = ""

@@ -38,9 +38,7 @@ def real_cause(error: Exception) -> Exception:
 
 def describe(error: Exception) -> str:
     """Type and text of each exception in ``error``, on one line."""
-    text = "; ".join(
-        " ".join(f"{type(leaf).__name__}: {leaf}".split()).removesuffix(":") for leaf in _leaves(error)
-    )
+    text = "; ".join(" ".join(f"{type(leaf).__name__}: {leaf}".split()).removesuffix(":") for leaf in _leaves(error))
     return text if len(text) <= _ERROR_CHARACTERS else text[: _ERROR_CHARACTERS - 1] + "…"
 
 

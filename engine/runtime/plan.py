@@ -1,4 +1,4 @@
-"""What a supervisor intends: takes in what happened, and says whose turn it is. Starts, stops and awaits nothing."""
+"""What a supervisor intends: takes in what happened, says whose turn it is, starts and stops nobody."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ class Plan:
     stop or a backoff only changes phases, and what is under way goes on from there.
     """
 
-    def __init__(
-        self, slot: SupervisorSlot, chance: random.Random, emit: Callable[[SupervisorEvent], None]
-    ) -> None:
+    def __init__(self, slot: SupervisorSlot, chance: random.Random, emit: Callable[[SupervisorEvent], None]) -> None:
         self._path, self._spec, self._slots = slot.path, slot.spec, slot.children
         self._chance, self._emit = chance, emit
         self._intensity = Intensity(slot.spec.max_restarts, slot.spec.within_s)
@@ -56,7 +54,7 @@ class Plan:
         return self._halting and all(slot.phase is Phase.DONE for slot in self._slots)
 
     def to_stop(self) -> list[Slot]:
-        """Whom to ask now. By hand under one_for_one, children stop independently; else one after the other."""
+        """Whom to ask now: one after the other, except under one_for_one, where each goes by itself."""
         in_order = self._halting or self._spec.strategy is not Strategy.ONE_FOR_ONE
         return [self._slots[index] for index in next_to_stop(self._phases(), in_order=in_order)]
 

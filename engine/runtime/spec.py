@@ -70,7 +70,7 @@ class Backoff:
 
     def delay_s(self, failures: int, chance: random.Random) -> float:
         """Seconds to wait after this many failures in a row (1 or more): half to all of the doubled bound."""
-        doublings = min(failures - 1, 64)  # beyond it every bound is max_s, and floats end
+        doublings = min(failures - 1, 1000)  # floats end soon after
         bound_s = min(self.first_s * 2.0**doublings, self.max_s)
         return bound_s * chance.uniform(0.5, 1.0)
 

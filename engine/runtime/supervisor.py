@@ -153,11 +153,15 @@ class SupervisorLife:
     async def _run_child(self, slot: Slot, life: Life) -> None:
         crash: Exception | None = None
         try:
-            with slot.scope:
-                await life.run(lambda: self._events_in.send_nowait(_Started(slot)))
-        except* Exception as group:  # noqa: BLE001  # a supervisor is where every crash is taken in
-            crash = real_cause(group)
-        finally:  # cancellation, KeyboardInterrupt and SystemExit pass: they are not the child's
+            try:
+                with slot.scope:
+                    await life.run(lambda: self._events_in.send_nowait(_Started(slot)))
+            except* Exception as group:  # noqa: BLE001  # a supervisor is where every crash is taken in
+                crash = real_cause(group)
+        except BaseException:  # cancellation from outside, KeyboardInterrupt, SystemExit: they end everything
+            self._plan.halt()
+            raise
+        finally:
             self._events_in.send_nowait(_Exited(slot, crash))
 
     def _ask_to_stop(self, slot: Slot, now_s: float) -> None:

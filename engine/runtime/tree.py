@@ -144,9 +144,9 @@ class _Fields:
 
     def get(self, name: str, kind: type[N]) -> N:
         value = self._require(name)
-        if kind is float and isinstance(value, int):
+        if kind is float and type(value) is int:
             value = float(value)  # JSON writers may drop the fraction
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise TreeFormatError(self.where, f"{name} is not of type {kind.__name__}: {value!r}")
         return value
 

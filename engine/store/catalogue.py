@@ -79,22 +79,22 @@ class CatalogueStore:
 
     async def version(self) -> int:
         """The version of the catalogue and the pauses."""
-        return int(await self.session.transport.commands.get(self.session.keys.version) or 0)
+        return int(await self.session.query("GET", self.session.keys.version) or 0)
 
     async def contents(self, known: Mapping[str, DeclaredSet] | None = None) -> Contents:
         """Read the catalogue. Sets in ``known`` are not read again: a digest's content never changes.
 
         The version is read first, so a change while reading shows as a newer version afterwards.
         """
-        redis, keys = self.session.transport.commands, self.session.keys
+        query, keys = self.session.query, self.session.keys
         version = await self.version()
         sets = []
-        for digest, first_seen in (await redis.hgetall(keys.declarations)).items():
+        for digest, first_seen in (await query("HGETALL", keys.declarations)).items():
             old = (known or {}).get(digest)
             pages = old.pages if old else await self._pages(digest)
             sets.append(DeclaredSet(digest=digest, first_seen_ms=int(first_seen), pages=pages))
-        dynamic = await redis.hgetall(keys.dynamic)
-        paused = await redis.hgetall(keys.paused)
+        dynamic = await query("HGETALL", keys.dynamic)
+        paused = await query("HGETALL", keys.paused)
         return Contents(
             version=version,
             sets=tuple(sets),
@@ -131,7 +131,9 @@ class CatalogueStore:
 
         ``last_ids`` names the streams to read, see ``start``. Never cancel this: unblock the lane of events instead.
         """
-        raw = await self.session.transport.events.xread(dict(last_ids), count=500, block=block_ms)
+        raw = await self.session.transport.events.execute_command(
+            "XREAD", "COUNT", 500, "BLOCK", block_ms, "STREAMS", *last_ids, *last_ids.values()
+        )
         ids, found = dict(last_ids), []
         for stream, entries in raw or []:
             for entry_id, fields in entries:
@@ -144,12 +146,12 @@ class CatalogueStore:
         keys = self.session.keys
         ids = {}
         for stream in (keys.events, keys.wake) if wake else (keys.events,):
-            newest = await self.session.transport.commands.xrevrange(stream, count=1)
+            newest = await self.session.query("XREVRANGE", stream, "+", "-", "COUNT", 1)
             ids[stream] = newest[0][0] if newest else "0"
         return ids
 
     async def _pages(self, digest: str) -> tuple[str, ...]:
-        raw = await self.session.transport.commands.hgetall(self.session.keys.declared(digest))
+        raw = await self.session.query("HGETALL", self.session.keys.declared(digest))
         return tuple(raw[number] for number in sorted(raw, key=int))
 
     async def _set_pause(self, task_id: str, operation_id: str, value: str) -> bool:

@@ -70,7 +70,9 @@ class Client(Redis):
             args = known.words + args[1:]
         if options:
             if NEVER_DECODE in options:
-                raise CommandRefused(str(args[0]), "every reply is decoded as text; fetch bytes with a client of your own")
+                raise CommandRefused(
+                    str(args[0]), "every reply is decoded as text; fetch bytes with a client of your own"
+                )
             options.pop("keys", None)  # for redis-py's cache, which is not used
             options.pop(EMPTY_RESPONSE, None)  # for a blocking pop, which is refused
         reply = await self._request(args, block_s)
@@ -106,7 +108,9 @@ class Client(Redis):
 
     def pipeline(self, *_args: Any, **_options: Any) -> NoReturn:
         """Refused: concurrent commands share one write by themselves."""
-        raise CommandRefused("pipeline()", "start the commands in a nursery, they share one write; or write a Lua script")
+        raise CommandRefused(
+            "pipeline()", "start the commands in a nursery, they share one write; or write a Lua script"
+        )
 
     def transaction(self, *_args: Any, **_options: Any) -> NoReturn:
         """Refused: a transaction needs a connection for itself."""

@@ -35,6 +35,7 @@ _RECEIVE_BYTES: Final = 65536
 _GRACE_S: Final = 0.05
 """Time for replies that arrived while this process was itself stopped, before their connection is given up."""
 
+_CLOSED: Final = "the link was closed"
 _PENDING: Final = object()
 _NO_MORE: Final = object()
 
@@ -195,11 +196,9 @@ class Connection:
         settings = self._settings
         if not self._running:
             raise RedisUnavailable(f"the link to {self._address.label} is not running")
-        if len(self._queue) >= settings.queue_limit or (
-            self._queued_bytes + size_bytes > settings.queue_limit_bytes
-        ):
+        if len(self._queue) >= settings.queue_limit or (self._queued_bytes + size_bytes > settings.queue_limit_bytes):
             raise RedisUnavailable(
-                f"{self._address.label} is down and {len(self._queue)} commands ({self._queued_bytes} bytes) wait for it"
+                f"{self._address.label} is down and {len(self._queue)} commands ({self._queued_bytes} bytes) wait"
             )
         self._queued_bytes += size_bytes
 
@@ -223,7 +222,7 @@ class Connection:
                 await self._keep_up()
         finally:
             self._running = False
-            self._fail([*self._waiting, *self._queue], "the link was closed", None)
+            self._fail([*self._waiting, *self._queue], _CLOSED, None)
             self._waiting.clear()
             self._queue.clear()
             self._queued_bytes = 0
@@ -289,16 +288,23 @@ class Connection:
                 nursery.start_soon(self._send, stream)
                 nursery.start_soon(self._receive, stream)
         finally:
-            self._scope = self.client_id = self.up_since_s = None
-            reason, cause = self._lost or ("the link was closed", None)
-            if self._lost is not None:
-                self.drops += 1
-                self.last_error = reason
-            self._fail(self._waiting, f"{reason}; sent to {self._address.label}, not answered", cause)
-            self._waiting.clear()
-            self._queued_bytes = sum(len(call.packed) for call in self._queue)
-            self._on_change()
+            reason = self._come_down()
             await trio.aclose_forcefully(stream)
+        return reason
+
+    def _come_down(self) -> str:
+        """Fail what was sent and not answered; returns why the connection ended."""
+        self._scope = self.client_id = self.up_since_s = None
+        if self._lost is None:
+            reason, cause = _CLOSED, None
+        else:
+            reason, cause = self._lost
+            self.drops += 1
+            self.last_error = reason
+        self._fail(self._waiting, f"{reason}; sent to {self._address.label}, not answered", cause)
+        self._waiting.clear()
+        self._queued_bytes = sum(len(call.packed) for call in self._queue)
+        self._on_change()
         return reason
 
     def _renew_deadlines(self) -> None:
@@ -357,7 +363,7 @@ class Connection:
         try:
             while data := await stream.receive_some(_RECEIVE_BYTES):
                 self.bytes_received += len(data)
-                reader.feed(data)
+                reader.feed(data)  # type: ignore[arg-type] # its stub forgets bytearray
                 self._note_duration()
                 while (reply := reader.gets()) is not _NO_MORE:
                     if not waiting:
@@ -378,7 +384,7 @@ class Connection:
         error = failure_in(reply, errors)
         if error is None:
             return reply
-        if isinstance(error.__cause__, DROPS_CONNECTION):
+        if isinstance(error, RedisUnavailable) and isinstance(error.__cause__, DROPS_CONNECTION):
             self._drop(error.reason, error)
         return _Failed(error)
 
@@ -414,8 +420,9 @@ class Connection:
 def _pack_others(args: tuple[Any, ...]) -> bytes:
     """Pack a command that holds other kinds of bytes. Raises redis.exceptions.DataError for what is no bytes at all."""
     try:
-        plain = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
-        return hiredis.pack_command(plain)
+        plain: tuple[Any, ...] = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
+        packed: bytes = hiredis.pack_command(plain)
     except TypeError as error:
         kinds = ", ".join(type(arg).__name__ for arg in args[1:])
         raise DataError(f"{args[0]}: an argument is neither str, bytes, int nor float ({kinds})") from error
+    return packed

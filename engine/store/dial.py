@@ -72,8 +72,8 @@ async def log_in(
         (reply,) = await exchange.ask(("AUTH", *user, address.password))
         if user and isinstance(reply, Exception) and _NO_ACL in str(reply):
             (reply,) = await exchange.ask(("AUTH", address.password))
-        _expect("AUTH (wrong user or password?)", reply, address)
-    steps: dict[str, tuple[str | int, ...]] = {
+        _expect("AUTH", reply, address)
+    steps: dict[str, tuple[Any, ...]] = {
         f"SELECT {address.db}": ("SELECT", address.db),
         "CLIENT SETNAME": ("CLIENT", "SETNAME", name),
         "PING": ("PING",),  # refused while loading, which the others are not
@@ -95,7 +95,7 @@ class _Exchange:
             replyError=reply_error, encoding="utf-8", errors="backslashreplace", notEnoughData=self._pending
         )
 
-    async def ask(self, *commands: tuple[str | int, ...]) -> list[Any]:
+    async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         data = b"".join(hiredis.pack_command(command) for command in commands)
         replies: list[Any] = []
         received = 0
@@ -110,7 +110,7 @@ class _Exchange:
                 if not chunk:
                     raise DialFailed("the server closed the connection during the login")
                 received += len(chunk)
-                self._reader.feed(chunk)
+                self._reader.feed(chunk)  # type: ignore[arg-type] # its stub forgets bytearray
         except trio.BrokenResourceError as error:
             raise DialFailed(f"the connection broke during the login: {_why(error.__cause__ or error)}") from error
         except hiredis.ProtocolError as error:
@@ -121,10 +121,9 @@ class _Exchange:
 
 
 def _expect(step: str, reply: object, address: Address) -> None:
-    if isinstance(reply, RedisUnavailable):
-        raise DialFailed(address.redact(reply.reason)) from reply
     if isinstance(reply, Exception):
-        raise DialFailed(address.redact(f"{step}: {reply}")) from reply
+        said = reply.reason if isinstance(reply, RedisUnavailable) else str(reply)
+        raise DialFailed(address.redact(f"{step}: {said}")) from reply
 
 
 def _why(error: BaseException) -> str:

@@ -66,7 +66,7 @@ class ElectionStore:
     session: Session
 
     async def elect(self, worker: str, nonce: str, *, lease_ms: int) -> Elected | Held:
-        """Lead if nobody does. The nonce is chosen once for each candidacy, so that a lost reply can be asked for again."""
+        """Lead if nobody does. One nonce for each candidacy, so that a lost reply can be asked for again."""
         keys = self.session.keys
         reply = await self.session.call(_ELECT, [keys.leader, keys.epoch], worker, nonce, lease_ms)
         if reply[0] == "led":
@@ -92,7 +92,7 @@ class ElectionStore:
 
     async def leader(self) -> str | None:
         """The worker that leads, None when nobody does."""
-        value = await self.session.transport.commands.get(self.session.keys.leader)
+        value = await self.session.query("GET", self.session.keys.leader)
         return _worker(value) if value else None
 
 

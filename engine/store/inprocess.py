@@ -182,7 +182,7 @@ class _Lane:
             raise RedisUnavailable("the in-process server is stopped")
         with governed_by(self._server.wall):
             try:
-                self._connection.send_command(*args)
+                self._connection.send_command(*args)  # type: ignore[no-untyped-call] # it has no annotations
                 return self._connection.read_response()
             except ServerGone as error:
                 raise RedisUnavailable(str(error)) from error

@@ -62,7 +62,7 @@ class Keys:
 
     @cached_property
     def declarations(self) -> str:
-        """HASH digest of a declared set -> ms at which it was first seen. Ends ``retire_after`` after its last worker."""
+        """HASH digest of a declared set -> ms when first seen. Ends ``retire_after`` after its last worker."""
         return self.tag + "declarations"
 
     def declared(self, digest: str) -> str:
@@ -71,7 +71,7 @@ class Keys:
 
     @cached_property
     def dynamic(self) -> str:
-        """HASH task id -> ``revision|definition``, the definition opaque JSON. An entry ends when the task is removed."""
+        """HASH task id -> ``revision|definition``, the definition opaque JSON. Ends when the task is removed."""
         return self.tag + "dynamic"
 
     @cached_property

@@ -129,23 +129,29 @@ class LeaseStore:
 
     async def expiring(self, until_ms: int, *, page: int = 500) -> list[Lease]:
         """Leases that end before ``until_ms``, the first to end first; at most a page."""
-        raw = await self.session.transport.commands.zrangebyscore(
-            self.session.keys.leases, "-inf", until_ms, start=0, num=page, withscores=True
+        raw = await self.session.query(
+            "ZRANGEBYSCORE",
+            self.session.keys.leases,
+            "-inf",
+            until_ms,
+            "WITHSCORES",
+            "LIMIT",
+            0,
+            page,
+            withscores=True,
         )
         return [Lease(*_member(member), expiry_ms=int(score)) for member, score in raw]
 
     async def reclaim(
         self, leader: str, leases: Sequence[Lease], *, max_deliveries: int, story: str
     ) -> list[ReclaimReply]:
-        """Take the runs of lost leases: queued again, or dead after ``max_deliveries``. None: it was renewed, or is gone.
+        """Take the runs of lost leases: queued again, or dead. None: it was renewed, or is gone.
 
         Raises:
             Deposed: ``leader`` does not lead.
         """
         items = [(lease.run_id, (lease.run_id, lease.fence, lease.expiry_ms, story)) for lease in leases]
-        raw = await self.session.on_runs(
-            _RECLAIM, (leader, max_deliveries), items, tail=(self.session.keys.workers,)
-        )
+        raw = await self.session.on_runs(_RECLAIM, (leader, max_deliveries), items, tail=(self.session.keys.workers,))
         return [_reclaim_reply(reply) for reply in raw]
 
     async def pending(self, *, min_idle_ms: int, page: int = 500) -> list[PendingEntry]:
@@ -155,9 +161,7 @@ class LeaseStore:
         for priority, stream in (("high", keys.stream_high), ("low", keys.stream_low)):
             start = "-"
             while True:
-                raw = await self.session.transport.commands.xpending_range(
-                    stream, CONSUMER_GROUP, min=start, max="+", count=page
-                )
+                raw = await self.session.query("XPENDING", stream, CONSUMER_GROUP, start, "+", page, parse_detail=True)
                 for item in raw:
                     if item["time_since_delivered"] >= min_idle_ms:
                         entry = Entry(run_id="", entry_id=item["message_id"], priority=priority)
@@ -171,15 +175,15 @@ class LeaseStore:
         """With the run that the entry names; an entry that was deleted names none."""
         keys, entry = self.session.keys, item.entry
         stream = keys.stream_high if entry.priority == "high" else keys.stream_low
-        raw = await self.session.transport.commands.xrange(stream, entry.entry_id, entry.entry_id)
+        raw = await self.session.query("XRANGE", stream, entry.entry_id, entry.entry_id)
         run_id = raw[0][1]["run"] if raw else "@"
         return PendingEntry(Entry(run_id, entry.entry_id, entry.priority), item.worker, item.idle_ms)
 
     async def workers(self) -> list[Presence]:
         """Every worker that is present, the last seen first."""
-        redis, keys = self.session.transport.commands, self.session.keys
-        seen = dict(await redis.zrevrange(keys.workers_seen, 0, -1, withscores=True))
-        said = await redis.hgetall(keys.workers)
+        query, keys = self.session.query, self.session.keys
+        seen = dict(await query("ZREVRANGE", keys.workers_seen, 0, -1, "WITHSCORES", withscores=True))
+        said = await query("HGETALL", keys.workers)
         return [
             Presence(worker=worker, draining=text[0] == "D", details=text[2:], seen_ms=int(seen[worker]))
             for worker in seen
@@ -194,7 +198,7 @@ class LeaseStore:
 
     async def redis_ms(self) -> int:
         """Redis's own time."""
-        seconds, microseconds = await self.session.transport.commands.time()
+        seconds, microseconds = await self.session.query("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
 
 

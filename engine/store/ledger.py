@@ -39,12 +39,12 @@ class LedgerStore:
 
     async def newest(self, task_id: str, *, count: int) -> list[LedgerEntry]:
         """The newest verdicts of a task, the newest first."""
-        raw = await self.session.transport.commands.xrevrange(self.session.keys.ledger(task_id), count=count)
+        raw = await self.session.query("XREVRANGE", self.session.keys.ledger(task_id), "+", "-", "COUNT", count)
         return [_entry(entry_id, fields) for entry_id, fields in raw]
 
     async def all(self, task_id: str) -> list[LedgerEntry]:
         """Every verdict that is kept of a task, the oldest first."""
-        raw = await self.session.transport.commands.xrange(self.session.keys.ledger(task_id))
+        raw = await self.session.query("XRANGE", self.session.keys.ledger(task_id), "-", "+")
         return [_entry(entry_id, fields) for entry_id, fields in raw]
 
 

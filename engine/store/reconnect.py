@@ -18,4 +18,4 @@ class Backoff:
     def delay_s(self, failures: int, chance: float) -> float:
         """The delay after ``failures`` (1 or more) tries in a row, for a ``chance`` in [0, 1)."""
         doublings = min(failures - 1, 30)  # beyond that every ceiling is reached, and floats stay small
-        return min(self.first_s * 2**doublings, self.ceiling_s) * (1 - chance / 2)
+        return min(self.first_s * 2.0**doublings, self.ceiling_s) * (1 - chance / 2)

@@ -48,7 +48,7 @@ def unwrap(text: str) -> str:
 def reply_error(text: str) -> RedisError | RedisUnavailable:
     """The exception that an error reply stands for: `RedisUnavailable`, or redis-py's own class for it."""
     text = unwrap(text)
-    cause: RedisError = DefaultParser.parse_error(text)
+    cause: RedisError = DefaultParser.parse_error(text)  # type: ignore[no-untyped-call] # it has no annotations
     meaning = UNAVAILABLE.get(text.partition(" ")[0])
     if meaning is None and not isinstance(cause, RefusedConnection):
         return cause

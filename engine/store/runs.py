@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
     from engine.store.session import Session
 
-__all__ = ["Claimed", "Completion", "Entry", "Failure", "Fenced", "Gone", "Hold", "Parked", "RunStore", "Stale", "Waiting"]
+__all__ = [
+    "Claimed",
+    "Completion",
+    "Done",
+    "Entry",
+    "Failure",
+    "Fenced",
+    "Gone",
+    "Hold",
+    "Parked",
+    "RunStore",
+    "Stale",
+    "Waiting",
+]
 
 _CLAIM = Script.load("claim")
 _COMPLETE = Script.load("complete")
@@ -121,6 +134,12 @@ class Parked:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Done:
+    """It was written now, or by an earlier try with the same token."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Gone:
     """There is no such run. On a repeat: it was done before."""
 
@@ -132,7 +151,7 @@ class Fenced:
 
 
 ClaimReply: TypeAlias = Claimed | Ended | Stale | Broken
-EndReply: TypeAlias = bool | Gone | Fenced | Broken
+EndReply: TypeAlias = Done | Gone | Fenced | Broken
 
 
 @final
@@ -193,17 +212,13 @@ class RunStore:
         return [_claim_reply(entry.run_id, reply) for entry, reply in zip(entries, raw, strict=True)]
 
     async def complete(self, worker: str, completions: Sequence[Completion]) -> list[EndReply]:
-        """End runs for good, with their verdicts: True for each that ended now."""
-        items = [
-            (c.hold.run_id, (c.hold.run_id, c.hold.fence, c.verdict, c.reason, c.story)) for c in completions
-        ]
+        """End runs for good, with their verdicts."""
+        items = [(c.hold.run_id, (c.hold.run_id, c.hold.fence, c.verdict, c.reason, c.story)) for c in completions]
         return [_end_reply(reply) for reply in await self.session.on_runs(_COMPLETE, (worker,), items)]
 
     async def fail(self, worker: str, failures: Sequence[Failure]) -> list[Waiting | Gone | Fenced | Broken]:
         """End attempts that are tried again after a delay."""
-        items = [
-            (f.hold.run_id, (f.hold.run_id, f.hold.fence, f.hold.token, f.delay_ms, f.story)) for f in failures
-        ]
+        items = [(f.hold.run_id, (f.hold.run_id, f.hold.fence, f.hold.token, f.delay_ms, f.story)) for f in failures]
         replies = await self.session.on_runs(_FAIL, (worker,), items)
         return [Waiting(raw[1]) if raw[0] == "waiting" else _refusal(raw) for raw in replies]
 
@@ -219,7 +234,13 @@ class RunStore:
         return _end_reply(reply)
 
     async def defer(
-        self, worker: str, entries: Sequence[Entry], *, most: int, first_ms: int = 100, longest_ms: int = 5_000
+        self,
+        worker: str,
+        entries: Sequence[Entry],
+        *,
+        most: int,
+        first_ms: int = 100,
+        longest_ms: int = 5_000,
     ) -> list[Parked | Ended | Stale | Broken]:
         """Put runs aside whose function this worker does not know; the delay doubles each time."""
         head = (worker, most, first_ms, longest_ms)
@@ -263,7 +284,7 @@ def _claim_reply(run_id: str, raw: Any) -> ClaimReply:
 
 
 def _end_reply(raw: Any) -> EndReply:
-    return True if raw == "ok" else _refusal(raw)
+    return Done() if raw == "ok" else _refusal(raw)
 
 
 def _refusal(raw: Any) -> Gone | Fenced | Broken:

@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from redis.asyncio import Redis
+    from engine.store.client import Client
 
 __all__ = ["MAX_ITEMS", "Script", "WrongReply"]
 
@@ -45,7 +45,7 @@ class Script:
         digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
         return cls(name=name, text=text, sha=digest)
 
-    async def __call__(self, redis: Redis, keys: Iterable[str], args: Iterable[str | int]) -> Any:
+    async def __call__(self, client: Client, keys: Iterable[str], args: Iterable[str | int]) -> Any:
         """Run it and return the reply as it came.
 
         Raises:
@@ -54,6 +54,6 @@ class Script:
         """
         names = tuple(keys)
         try:
-            return await redis.execute_command("EVALSHA", self.sha, len(names), *names, *args)
+            return await client.execute_command("EVALSHA", self.sha, len(names), *names, *args)
         except NoScriptError:
-            return await redis.execute_command("EVAL", self.text, len(names), *names, *args)
+            return await client.execute_command("EVAL", self.text, len(names), *names, *args)

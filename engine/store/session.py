@@ -1,4 +1,4 @@
-"""What every group of store operations shares: the transport, the keys, and how scripts that take many items are called."""
+"""What all store operations share: the transport, the keys, and how scripts that take many items are called."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class Session:
     transport: Transport
     keys: Keys
     ledger_length: int = 1_000
+
+    async def query(self, *command: str | int, **options: Any) -> Any:
+        """One command that only reads; the reply as redis-py shapes it. Raises RedisUnavailable."""
+        return await self.transport.commands.execute_command(*command, **options)
 
     async def call(self, script: Script, keys: Sequence[str], *args: str | int) -> Any:
         """Run a script over the command connection. Raises RedisUnavailable; then repeat it as it was."""

@@ -28,6 +28,12 @@ __all__ = [
     "Timetable",
 ]
 
+FEW = 20
+"""Tasks that are asked about one by one."""
+
+FOREVER_MS = 2**53
+"""The largest instant that a sorted set holds exactly."""
+
 _ENROLL = Script.load("enroll")
 _PUBLISH = Script.load("publish")
 _MOVE = Script.load("move")
@@ -134,35 +140,31 @@ RequeueReply: TypeAlias = Queued | Ended | Early | Moved | Broken
 @final
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """Operations on ``due``. All but the reads raise Deposed when ``leader`` does not lead, and all RedisUnavailable."""
+    """Operations on ``due``. All raise RedisUnavailable, and the writes Deposed when ``leader`` does not lead."""
 
     session: Session
 
     async def window(self, until_ms: int, *, page: int = 500) -> list[Due]:
         """What is due until then, earliest first, read in pages."""
         found: list[Due] = []
-        redis, key = self.session.transport.commands, self.session.keys.due
+        command = ("ZRANGEBYSCORE", self.session.keys.due, "-inf", until_ms, "WITHSCORES", "LIMIT")
         while True:
-            raw = await redis.zrangebyscore(key, "-inf", until_ms, start=len(found), num=page, withscores=True)
+            raw = await self.session.query(*command, len(found), page, withscores=True)
             found += [_due(member, score) for member, score in raw]
             if len(raw) < page:
                 return found
 
     async def instants(self, task_ids: Sequence[str]) -> dict[str, int | None]:
-        """The due instants of these tasks, None where a task has none. One round trip for 500 tasks."""
-        redis, key = self.session.transport.commands, self.session.keys.due
-        everything: dict[str, int | None] = {}
-        if len(task_ids) > 500:
-            scores = {due.id: due.at_ms for due in await self._all() if not due.is_run}
-            return {task_id: scores.get(task_id) for task_id in task_ids}
-        for task_id in task_ids:
-            score = await redis.zscore(key, f"t/{task_id}")
-            everything[task_id] = None if score is None else int(score)
-        return everything
+        """The due instants of these tasks, None where a task has none; of many tasks by reading all of ``due``."""
+        if len(task_ids) > FEW:
+            known = await self.tasks()
+            return {task_id: known.get(task_id) for task_id in task_ids}
+        scores = [await self.session.query("ZSCORE", self.session.keys.due, f"t/{task_id}") for task_id in task_ids]
+        return {task_id: None if score is None else int(score) for task_id, score in zip(task_ids, scores, strict=True)}
 
     async def tasks(self) -> dict[str, int]:
         """Every task that has a due instant, with it (ms)."""
-        return {due.id: due.at_ms for due in await self._all() if not due.is_run}
+        return {due.id: due.at_ms for due in await self.window(FOREVER_MS) if not due.is_run}
 
     async def enroll(self, leader: str, enrolments: Sequence[Enrolment]) -> list[str | Broken]:
         """Give tasks their first due instant: ``enrolled``, ``started`` or ``known`` for each."""
@@ -170,7 +172,10 @@ class Timetable:
             _ENROLL,
             (leader,),
             [
-                (e.first_run_id or f"{e.task_id}@first", (e.task_id, e.first_ms, e.first_run_id, e.priority, e.overlap))
+                (
+                    e.first_run_id or f"{e.task_id}@first",
+                    (e.task_id, e.first_ms, e.first_run_id, e.priority, e.overlap),
+                )
                 for e in enrolments
             ],
         )
@@ -209,9 +214,6 @@ class Timetable:
         """Queue retries that waited and runs that were parked, or end them with a verdict."""
         items = [(run.id, (run.id, run.at_ms)) for run in runs]
         return [_requeue_reply(raw) for raw in await self.session.on_runs(_REQUEUE, (leader,), items)]
-
-    async def _all(self) -> list[Due]:
-        return await self.window(2**53)
 
 
 def _due(member: str, score: float) -> Due:

@@ -14,6 +14,9 @@ from engine.errors import ConfigError
 _QUERY = {"db": "db", "ssl_ca_certs": "ca_file", "ssl_certfile": "cert_file", "ssl_keyfile": "key_file"}
 """URL parameters that mean something here, by redis-py's names."""
 
+_PARTS = frozenset({"host", "port", "path", "username", "password"})
+"""What redis-py finds elsewhere in a URL. It takes them from parameters too."""
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +71,7 @@ class Address:
         Raises:
             ConfigError: names ``field_name``, and never quotes the URL, which may hold a password.
         """
-        # Errors are raised from None: the text of the cause quotes parts of the URL, which can be a password that
-        # was not percent-encoded.
+        # Raised from None: the cause quotes parts of the URL, and a part can be a password that was cut in two.
         try:
             parts: dict[str, Any] = dict(parse_url(url))
             split = urlsplit(url)
@@ -77,31 +79,24 @@ class Address:
         except ValueError:
             raise ConfigError(
                 field_name,
-                "is no Redis URL: give redis://host:port/db, rediss://… or unix:///path?db=0, with special characters "
-                "in the password percent-encoded",
+                "is no Redis URL: give redis://host:port/db, rediss://host:port/db or unix:///path?db=0, "
+                "with special characters in the password percent-encoded",
             ) from None
         tls = parts.pop("connection_class", None) is SSLConnection
+        # redis-py passes over each of these and takes its default.
         if port == 0:
             raise ConfigError(field_name, "has port 0: give 1 to 65535")
-        if split.scheme == "unix":
-            if not parts.get("path"):
-                raise ConfigError(field_name, "has no path: give unix:///path/of/the/socket")
-        elif split.path.strip("/") and "db" not in parts:
+        if split.scheme == "unix" and "path" not in parts:
+            raise ConfigError(field_name, "has no path: give unix:///path/of/the/socket")
+        if split.scheme != "unix" and split.path.strip("/") and "db" not in parts:
             raise ConfigError(field_name, "has a path that is no database number: give redis://host:port/0")
-        if "db" in parts:
-            parts["db"] = _integer(parts["db"], field_name)
-        known: dict[str, Any] = {}
-        for name, value in parts.items():
-            if name in {"host", "port", "path", "username", "password"}:
-                known[name] = value
-            elif name in _QUERY:
-                known[_QUERY[name]] = value
-            else:
-                raise ConfigError(
-                    field_name, f"has the parameter {name!r}: only {', '.join(_QUERY)} are understood"
-                )
+        unknown = parts.keys() - _PARTS - _QUERY.keys()
+        if unknown:
+            raise ConfigError(
+                field_name, f"has the parameter {min(unknown)!r}: only {', '.join(_QUERY)} are understood"
+            )
         try:
-            return cls(tls=tls, **known)
+            return cls(tls=tls, **{_QUERY.get(name, name): value for name, value in parts.items()})
         except ConfigError as error:
             raise ConfigError(field_name, f"({error.field}) {error.reason}") from None
 
@@ -140,10 +135,3 @@ class Address:
                     f"{self.cert_file} and its key ({self.key_file or 'in the same file'}) are no PEM pair: {error}",
                 ) from error
         return context
-
-
-def _integer(value: object, field_name: str) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ConfigError(field_name, "has a db that is no number: give redis://host:port/0") from None

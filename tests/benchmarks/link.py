@@ -121,8 +121,9 @@ async def measure(server: RedisServer) -> dict[str, float]:
             await load(by_floor), await load(by_link)  # warm up
             pairs = [(await per_second(load, by_floor), await per_second(load, by_link)) for _ in range(ROUNDS)]
             floor_rate, link_rate = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-            ratios[load.__name__] = link_rate / floor_rate
-            print(f"{load.__name__:15} floor {floor_rate:9,.0f}/s   link {link_rate:9,.0f}/s   {ratios[load.__name__]:.2f}")
+            ratios[load.__name__] = ratio = link_rate / floor_rate
+            row = f"{load.__name__:15} floor {floor_rate:9,.0f}/s   link {link_rate:9,.0f}/s   {ratio:.2f}\n"
+            sys.stdout.write(row)
         nursery.cancel_scope.cancel()
     return ratios
 

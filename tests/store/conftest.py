@@ -69,11 +69,8 @@ async def transport(
 ) -> AsyncIterator[Transport]:
     """Each transport in turn, up, on a Redis that holds nothing: for tests of what all must have in common."""
     kind: str = request.param
-    transport: Transport
-    if kind == "in-process":
-        transport = InProcess()
-    else:
-        transport = Link(shared_redis(kind.removeprefix("redis-")).address)
+    series = kind.removeprefix("redis-")
+    transport: Transport = InProcess() if kind == "in-process" else Link(shared_redis(series).address)
     async with trio.open_nursery() as nursery:
         await nursery.start(transport.run)
         await transport.wait_up()

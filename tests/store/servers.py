@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 30.0
 
 
-class NoSuchServer(Exception):  # noqa: N818 - names what is missing
+class NoSuchServer(Exception):
     """This machine has no Redis of the version that a test wants."""
 
 

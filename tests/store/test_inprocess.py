@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 import pytest
@@ -75,21 +75,21 @@ async def test_a_write_through_another_transport_wakes_a_reader(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write_later)
-        ((_, ((_, fields),)),) = await reader.runs.xreadgroup("group", "me", {"stream": ">"}, block=60_000)
+        reply: Any = await reader.runs.xreadgroup("group", "me", {"stream": ">"}, block=60_000)
+    ((_, ((_, fields),)),) = reply
     assert fields == {"run": "a"}
     assert trio.current_time() == 8
 
 
-async def test_readers_of_one_group_share_the_entries(
-    autojump_clock: MockClock, server: InProcessServer
-) -> None:
+async def test_readers_of_one_group_share_the_entries(autojump_clock: MockClock, server: InProcessServer) -> None:
     """Each entry wakes all and goes to one."""
     transports = [InProcess(server) for _ in range(3)]
     await transports[0].commands.xgroup_create("stream", "group", id="0", mkstream=True)
     got: list[str] = []
 
     async def read(name: str, transport: InProcess) -> None:
-        for _, entries in await transport.runs.xreadgroup("group", name, {"stream": ">"}, count=1, block=5_000):
+        reply: Any = await transport.runs.xreadgroup("group", name, {"stream": ">"}, count=1, block=5_000)
+        for _, entries in reply:
             got.extend(fields["run"] for _, fields in entries)
 
     async with trio.open_nursery() as nursery:

@@ -63,7 +63,7 @@ async def test_a_storm_of_cancellations_leaves_the_connection_in_step(link: Link
             with trio.move_on_after(chance.choice([0, 0.0001, 0.001, 30])):
                 await echo(link, f"{name}-{number}")
             if chance.random() < 0.1:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         for name in range(50):
@@ -170,10 +170,9 @@ async def test_the_end_of_run_fails_what_waits_and_what_comes_after(
         except RedisUnavailable as error:
             failures.append(str(error))
 
-    async with trio.open_nursery() as nursery:
-        async with up(link):
-            nursery.start_soon(block)
-            await trio.testing.wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery, up(link):
+        nursery.start_soon(block)
+        await trio.testing.wait_all_tasks_blocked()
     assert len(failures) == 1
     assert "closed" in failures[0]
     assert not link.is_up()
@@ -217,5 +216,5 @@ async def test_an_unblock_sent_with_the_read_still_ends_it(link: Link) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lambda: link.events.xread({"quiet": "$"}, block=60_000))
                 while not link.statistics().waiting:
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
                 await link.unblock(Lane.EVENTS)

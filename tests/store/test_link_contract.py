@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -59,7 +59,7 @@ async def test_errors_about_a_command_stay_those_of_redis_py(transport: Transpor
     await redis.set("text", "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await redis.lpush("text", "y")
-    with pytest.raises(ResponseError, match="^WRONGTYPE"):
+    with pytest.raises(ResponseError, match=r"^WRONGTYPE"):
         await redis.eval("return redis.call('LPUSH', KEYS[1], 1)", 1, "text")
     with pytest.raises(NoScriptError):
         await redis.evalsha("0" * 40, 0)
@@ -102,7 +102,7 @@ async def test_a_write_ends_a_blocking_read(transport: Transport, lane: Lane) ->
 
 async def in_background(transport: Transport, lane: Lane, *, then: Callable[[], Awaitable[object]]) -> None:
     """Block on a lane until ``then`` has been called often enough to end it, and check that it brought the news."""
-    got: list[object] = []
+    got: list[Any] = []
 
     async def block() -> None:
         if lane is Lane.EVENTS:
@@ -126,18 +126,19 @@ async def in_background(transport: Transport, lane: Lane, *, then: Callable[[], 
 async def test_unblock_ends_the_read_in_progress(transport: Transport, lane: Lane) -> None:
     """The read returns nothing, long before its BLOCK time, however early the unblock came; the lane goes on."""
     for _ in range(20):
-        async with trio.open_nursery() as nursery:
-            results: list[object] = []
-
-            async def block() -> None:
-                results.append(await read(transport, lane, block_ms=60_000))
-
-            nursery.start_soon(block)
-            with trio.fail_after(30):
+        results: list[object] = []
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(collect, transport, lane, results)
                 while not results:
                     await transport.unblock(lane)
                     await trio.lowlevel.checkpoint()
         assert results == [[]]
+
+
+async def collect(transport: Transport, lane: Lane, results: list[object]) -> None:
+    """Append what a long read gives."""
+    results.append(await read(transport, lane, block_ms=60_000))
 
 
 async def test_unblock_without_a_read_does_nothing(transport: Transport) -> None:
@@ -148,7 +149,7 @@ async def test_unblock_without_a_read_does_nothing(transport: Transport) -> None
     assert trio.current_time() - started_s >= 0.05
 
 
-async def read(transport: Transport, lane: Lane, *, block_ms: int) -> list[object]:
+async def read(transport: Transport, lane: Lane, *, block_ms: int) -> Any:
     """Block on a lane for a stream that nobody writes."""
     if lane is Lane.EVENTS:
         return await transport.events.xread({"quiet": "$"}, block=block_ms)
@@ -167,9 +168,7 @@ async def test_what_cannot_work_under_trio_is_refused_with_a_sentence(transport:
 
 
 @pytest.mark.parametrize("name", ["SUBSCRIBE", "select", "MULTI", "BLPOP", "WAIT", "CLIENT REPLY"])
-async def test_commands_that_would_harm_the_shared_connection_are_refused(
-    transport: Transport, name: str
-) -> None:
+async def test_commands_that_would_harm_the_shared_connection_are_refused(transport: Transport, name: str) -> None:
     """In any case, as one word or two, and on every lane."""
     for client in (transport.commands, transport.events):
         with pytest.raises(CommandRefused, match=name.upper()):

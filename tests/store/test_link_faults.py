@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 LINK_LOGGER = "fastapi.task-manager.link"
-QUICK = LinkSettings(
-    command_timeout_s=0.5, connect_timeout_s=2, backoff=Backoff(first_s=0.01, ceiling_s=0.1)
-)
+QUICK = LinkSettings(command_timeout_s=0.5, connect_timeout_s=2, backoff=Backoff(first_s=0.01, ceiling_s=0.1))
 BOTH = pytest.mark.parametrize("series", ["6.2", "7.0"])
 
 
@@ -44,7 +42,7 @@ async def running(link: Link, *, wait: bool = True) -> AsyncIterator[Link]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition."""
     with trio.fail_after(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - a link has no event for each
             await trio.sleep(0.005)
 
 
@@ -120,7 +118,7 @@ async def test_a_black_hole_is_noticed_on_every_lane(shared_redis: Callable[[str
         async with running(Link(proxy.address, settings=QUICK)) as link:
             proxy.black_hole = True
             started_s = trio.current_time()
-            with pytest.raises(RedisUnavailable, match="no reply within 0.8 s"):
+            with pytest.raises(RedisUnavailable, match=r"no reply within 0\.8 s"):
                 await link.events.xread({"quiet": "$"}, block=300)
             assert trio.current_time() - started_s < 8
             with pytest.raises(RedisUnavailable, match="no reply"):
@@ -155,7 +153,7 @@ async def test_a_command_waits_no_longer_than_its_deadline_for_redis(
     server = start_redis("6.2", run=False)
     async with running(Link(server.address, settings=QUICK), wait=False) as link:
         started_s = trio.current_time()
-        with pytest.raises(RedisUnavailable, match=r"no connection to unix://.* within 0.5 s"):
+        with pytest.raises(RedisUnavailable, match=r"no connection to unix://.* within 0\.5 s"):
             await link.commands.ping()
         assert 0.4 < trio.current_time() - started_s < 5
 
@@ -203,9 +201,7 @@ async def test_each_failed_try_is_one_line_with_the_address(caplog: pytest.LogCa
         (Address(host="127.0.0.1", port=free_port(), tls=True), "refused"),
     ],
 )
-async def test_what_cannot_be_dialled_says_why(
-    address: Address, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_cannot_be_dialled_says_why(address: Address, said: str, caplog: pytest.LogCaptureFixture) -> None:
     """Name lookup, socket and port each have their reason in the line."""
     with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
         async with running(Link(address, settings=QUICK), wait=False) as link:
@@ -234,12 +230,17 @@ async def test_a_listener_that_is_no_redis_is_told_apart(caplog: pytest.LogCaptu
     assert "this is no Redis" in caplog.messages[0]
 
 
+async def say_nothing(_stream: trio.SocketStream) -> None:
+    """Accept, and leave it at that."""
+    await trio.sleep_forever()
+
+
 async def test_a_listener_that_says_nothing_fails_the_try(caplog: pytest.LogCaptureFixture) -> None:
     """The login has a deadline of its own."""
     settings = LinkSettings(connect_timeout_s=0.1, backoff=QUICK.backoff)
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, lambda _stream: trio.sleep_forever(), [listener])
+        nursery.start_soon(trio.serve_listeners, say_nothing, [listener])
         address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
         with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
             async with running(Link(address, settings=settings), wait=False):
@@ -265,7 +266,7 @@ async def test_a_redis_that_is_loading_is_waited_for(
     """It is not up while it reads its data, though it accepts connections."""
     server = start_redis("7.0")
     async with running(Link(server.address)) as link:
-        await link.commands.eval("for i = 1, 20000 do redis.call('SET', 'k' .. i, i) end", 0)
+        await link.commands.eval("for i = 1, 2000 do redis.call('SET', 'k' .. i, i) end", 0)
         await link.commands.save()
     server.kill()
     # Slow motion: a pause after each key while loading.
@@ -275,7 +276,7 @@ async def test_a_redis_that_is_loading_is_waited_for(
             server.start()
             await until(lambda: any("loading its data" in line for line in caplog.messages))
             await until(link.is_up)
-            assert await link.commands.get("k20000") == "20000"
+            assert await link.commands.get("k2000") == "2000"
 
 
 @BOTH
@@ -313,9 +314,7 @@ async def test_too_few_replicas_is_unavailable_and_keeps_the_connection(
 
 
 @BOTH
-async def test_a_full_memory_is_an_error_of_the_command(
-    start_redis: Callable[..., RedisServer], series: str
-) -> None:
+async def test_a_full_memory_is_an_error_of_the_command(start_redis: Callable[..., RedisServer], series: str) -> None:
     """OOM and NOSCRIPT stay what redis-py makes of them, also from within a script."""
     server = start_redis(series, "--maxmemory", "1")
     async with running(Link(server.address, settings=QUICK)) as link:
@@ -326,6 +325,12 @@ async def test_a_full_memory_is_an_error_of_the_command(
         with pytest.raises(NoScriptError):
             await link.commands.evalsha("0" * 40, 0)
         assert link.statistics().drops == 0
+
+
+async def ping_for_ever(link: Link) -> None:
+    """Until that fails."""
+    while True:
+        await link.commands.ping()
 
 
 @BOTH
@@ -343,14 +348,15 @@ async def test_a_busy_redis_is_unavailable(start_redis: Callable[..., RedisServe
                 await other.commands.eval("while true do end", 0)
 
         nursery.start_soon(run_away)
-        with trio.fail_after(30):
-            while True:
-                try:
-                    await link.commands.get("key")
-                except RedisUnavailable as error:
-                    assert "keeps it busy" in str(error)
-                    break
+        with trio.fail_after(30), pytest.raises(RedisUnavailable, match="keeps it busy"):
+            await ping_for_ever(link)
         await link.commands.script_kill()
+
+
+async def kill_everybody(link: Link) -> None:
+    """Have Redis close all connections, ours included, until that shows."""
+    while True:
+        await link.commands.execute_command("CLIENT KILL", "TYPE", "normal", "SKIPME", "no")
 
 
 async def test_a_password_changed_under_a_connection_ends_in_a_new_login(
@@ -362,8 +368,7 @@ async def test_a_password_changed_under_a_connection_ends_in_a_new_login(
         await link.commands.config_set("requirepass", "changed")
         with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
             with pytest.raises(RedisUnavailable):
-                while True:
-                    await link.commands.execute_command("CLIENT KILL", "TYPE", "normal", "SKIPME", "no")
+                await kill_everybody(link)
             await until(lambda: any("password" in line for line in caplog.messages))
         assert not link.is_up()
 
@@ -433,7 +438,7 @@ async def test_cancellations_and_drops_together_leave_nothing_behind(
                     await trio.sleep(0.001)
                 else:
                     assert reply == f"{name}-{number}"
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)

@@ -31,8 +31,7 @@ _DAYS = ("* * *", "1 * *", "L * *", "* * 1-5", "1,15 * 1", "*/2 * 1", "* 2 *", "
 
 EXPRESSIONS = tuple(
     dict.fromkeys(
-        [text for text in _PLAIN.split("|") if text]
-        + [" ".join(parts) for parts in product(_MINUTES, _HOURS, _DAYS)]
+        [text for text in _PLAIN.split("|") if text] + [" ".join(parts) for parts in product(_MINUTES, _HOURS, _DAYS)]
     )
 )[:200]
 
@@ -46,7 +45,7 @@ def table(heading: str) -> list[list[str]]:
 
 START = datetime(2026, 1, 31, 23, 59, 30, tzinfo=UTC)
 START_MS = int(START.timestamp()) * 1_000
-FAR_MS = int(datetime(2400, 1, 1, tzinfo=UTC).timestamp()) * 1_000
+FAR_MS = int(datetime(5000, 1, 1, tzinfo=UTC).timestamp()) * 1_000
 
 DIFFERENCES = table("Differences from cronsim")
 
@@ -78,26 +77,18 @@ def test_an_expression_has_the_instants_that_cronsim_gives_it(expression: str) -
 
 @pytest.mark.parametrize(
     "expression",
-    [
-        e
-        for e in EXPRESSIONS
-        if "LW" not in e and "5L" not in e and "5#2" not in e and not e.startswith("0 0 */2")
-    ],
+    [e for e in EXPRESSIONS if "LW" not in e and "5L" not in e and "5#2" not in e and not e.startswith("0 0 */2")],
 )
 def test_the_walk_finds_what_croniter_finds(expression: str) -> None:
     """What croniter reads we walk, and its own steps give the same instants.
 
     Left out is what it cannot read (LW, 5L, lists with #); day rules with a star follow Debian's cron.
     """
-    walk = croniter(
-        expression, START, second_at_beginning=True, implement_cron_bug=True, max_years_between_matches=400
-    )
+    walk = croniter(expression, START, second_at_beginning=True, implement_cron_bug=True, max_years_between_matches=400)
     assert ours(expression, 20) == [int(walk.get_next()) * 1_000 for _ in range(20)]
 
 
-@pytest.mark.parametrize(
-    ("expression", "here", "there"), [(code(row[0]), row[1], row[2]) for row in DIFFERENCES]
-)
+@pytest.mark.parametrize(("expression", "here", "there"), [(code(row[0]), row[1], row[2]) for row in DIFFERENCES])
 def test_the_table_of_differences_is_true(expression: str, here: str, there: str) -> None:
     """Each row says what we do and what cronsim does, in words that can be checked."""
     if here.startswith("refused"):
@@ -130,9 +121,7 @@ def test_the_table_of_daylight_saving_is_true(row: list[str]) -> None:
     found = Schedule.parse(expression, zone.key).between(after_ms, until_ms, 100)
     local = [f"{datetime.fromtimestamp(ms / 1_000, zone):%H:%M:%S%z}" for ms in found]
     walk = CronSim(expression, midnight - timedelta(seconds=1))
-    theirs = [
-        ms for ms in (int(one.timestamp()) * 1_000 for one in islice(walk, 100)) if after_ms < ms <= until_ms
-    ]
+    theirs = [ms for ms in (int(one.timestamp()) * 1_000 for one in islice(walk, 100)) if after_ms < ms <= until_ms]
 
     wanted = re.findall(r"\d\d:\d\d:\d\d[+-]\d{4}", here)
     if "then" in here or "among" in here:
@@ -143,8 +132,6 @@ def test_the_table_of_daylight_saving_is_true(row: list[str]) -> None:
     match there:
         case "the same":
             assert theirs == found
-        case "twice":
-            assert theirs == [*found, *found]
         case "both":
             assert theirs == [found[0], found[0] + 3_600_000]
         case "not that day":

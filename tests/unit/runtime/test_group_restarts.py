@@ -64,7 +64,7 @@ async def test_sibling_finishes_its_message_before_the_group_comes_back(
 async def test_crash_of_an_earlier_child_widens_a_restart_under_way(
     stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """b's crash is stopping c when a crashes: one recovery from a on, two restarts counted."""
+    """While the crash of b is stopping c, a crashes: one recovery from a on, two restarts counted."""
     children = (stage.child("a"), stage.child("b"), stage.child("c"))
     await stage.run(nursery, group(*children, strategy=Strategy.REST_FOR_ONE, max_restarts=5))
     stage.mail["c"].tell(Say("c is done", after_s=4))
@@ -100,7 +100,7 @@ async def test_crash_of_a_child_that_was_to_be_stopped_anyway_merges(
 async def test_crash_during_the_backoff_widens_and_the_later_end_holds(
     stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """c waits 100 s for its turn when a crashes with a short delay: a is back soon, c keeps its own delay."""
+    """While c waits for 100 s, a crashes with a short delay: a is back soon, and c keeps its own delay."""
     children = (
         stage.child("a", backoff=Backoff(1.0, 1.0)),
         stage.child("b"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from engine.runtime import Backoff, ChildEnded, ChildFailed, ChildStarted, Restart, State
+from engine.runtime import Actor, Backoff, ChildEnded, ChildFailed, ChildStarted, Restart, State
 from tests.unit.runtime.scripted import (
     NO_DELAY,
     Boom,
@@ -74,9 +77,7 @@ async def test_crash_of_an_own_task_is_the_actors_crash(
     assert "in crash\n    raise error" in failure.traceback
 
 
-async def test_crash_while_starting_is_a_crash(
-    stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_crash_while_starting_is_a_crash(stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """It is counted and backed off, and those behind go on waiting for their turn."""
     shaky = stage.child("a", starting=failing_first(2, Boom()), backoff=Backoff(1.0, 1.0))
     tree = await stage.run(nursery, group(shaky, stage.child("b")))
@@ -86,52 +87,48 @@ async def test_crash_while_starting_is_a_crash(
     assert 1.0 <= trio.current_time() <= 2.0
 
 
-async def test_factory_that_raises_is_a_crash(
-    stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_factory_that_raises_is_a_crash(stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A ``start`` that cannot build its actor is treated like an actor that crashes at once."""
-    spec = stage.child("a")
+    healthy = stage.child("a")
     attempts: list[float] = []
 
-    def start() -> object:
+    def start() -> Actor[Any]:
         attempts.append(trio.current_time())
         if len(attempts) == 1:
             raise Boom
-        return spec.start()
+        return healthy.start()
 
-    await stage.run(nursery, group(type(spec)(name="a", start=start)))  # type: ignore[arg-type]  # returns what start does
+    await stage.run(nursery, group(replace(healthy, start=start)))
 
     assert attempts == [0, 0]
     assert stage.journal.texts == ["+a"]
 
 
 @pytest.mark.parametrize(
-    ("restart", "order", "comes_back"),
+    ("restart", "order", "state"),
     [
-        (Restart.PERMANENT, Finish(), True),
-        (Restart.PERMANENT, Crash(Boom()), True),
-        (Restart.TRANSIENT, Finish(), False),
-        (Restart.TRANSIENT, Crash(Boom()), True),
-        (Restart.TEMPORARY, Finish(), False),
-        (Restart.TEMPORARY, Crash(Boom()), False),
+        (Restart.PERMANENT, Finish(), State.RUNNING),
+        (Restart.PERMANENT, Crash(Boom()), State.RUNNING),
+        (Restart.TRANSIENT, Finish(), State.STOPPED),
+        (Restart.TRANSIENT, Crash(Boom()), State.RUNNING),
+        (Restart.TEMPORARY, Finish(), State.STOPPED),
+        (Restart.TEMPORARY, Crash(Boom()), State.FAILED),
     ],
 )
 async def test_restart_kind_says_who_comes_back(
-    stage: Stage,
-    nursery: trio.Nursery,
-    autojump_clock: MockClock,
-    restart: Restart,
-    order: Order,
-    comes_back: bool,  # noqa: FBT001  # a parameter of the table
+    autojump_clock: MockClock, restart: Restart, order: Order, state: State
 ) -> None:
     """Permanent: always. Transient: after a crash. Temporary: never."""
-    tree = await stage.run(nursery, group(stage.child("a", restart=restart)))
-    stage.mail["a"].tell(order)
-    await wait_all_tasks_blocked()
+    stage = Stage()
+    async with trio.open_nursery() as nursery:
+        tree = await stage.run(nursery, group(stage.child("a", restart=restart)))
+        stage.mail["a"].tell(order)
+        await wait_all_tasks_blocked()
+        seen = tree.snapshot().children[0].state
+        tree.stop()
 
-    assert stage.journal.texts.count("+a") == (2 if comes_back else 1)
-    down = State.FAILED if isinstance(order, Crash) else State.STOPPED
-    assert tree.snapshot().children[0].state is (State.RUNNING if comes_back else down)
+    assert seen is state
+    assert stage.journal.texts.count("+a") == (2 if state is State.RUNNING else 1)
 
 
 async def test_normal_end_is_reported_with_what_follows(

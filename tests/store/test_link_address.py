@@ -1,0 +1,300 @@
+"""Addresses: what URLs mean, what is refused, what never shows a password; and each way in, on a real server."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import ConfigError
+from engine.store.link import Link, LinkSettings
+from engine.store.reconnect import Backoff
+from engine.store.topology import Address
+from tests.store.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.store.servers import RedisServer
+
+LINK_LOGGER = "fastapi.task-manager.link"
+QUICK = LinkSettings(backoff=Backoff(first_s=0.01, ceiling_s=0.05))
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://redis.internal", Address(host="redis.internal")),
+        ("redis://redis.internal:6380/3", Address(host="redis.internal", port=6380, db=3)),
+        ("redis://:se%2Fcr%40et@h/1", Address(host="h", password="se/cr@et", db=1)),
+        ("redis://me:pass@h?db=4", Address(host="h", username="me", password="pass", db=4)),
+        ("redis://[::1]:7000", Address(host="::1", port=7000)),
+        ("unix:///run/redis.sock?db=2", Address(path="/run/redis.sock", db=2)),
+        ("unix://:pw@/run/my%20redis.sock", Address(path="/run/my redis.sock", password="pw")),
+        ("rediss://h:6380/0?ssl_ca_certs=/ca.pem", Address(host="h", port=6380, tls=True, ca_file="/ca.pem")),
+        (
+            "rediss://h?ssl_certfile=/me.pem&ssl_keyfile=/me.key",
+            Address(host="h", tls=True, cert_file="/me.pem", key_file="/me.key"),
+        ),
+    ],
+)
+def test_a_url_says_where_redis_is(url: str, address: Address) -> None:
+    """In redis-py's own notation."""
+    assert Address.parse(url) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("localhost:6379", "no Redis URL"),
+        ("http://h:6379", "no Redis URL"),
+        ("redis://h:port", "no Redis URL"),
+        ("redis://h:70000", "no Redis URL"),
+        ("redis://h:0", "port 0"),
+        ("redis://h/name", "no database number"),
+        ("redis://h?db=name", "no Redis URL"),
+        ("redis://h/-1", "redis_db"),
+        ("redis://me@h", "redis_password"),
+        ("unix://", "no path"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "rediss://"),
+        ("rediss://h?ssl_keyfile=/me.key", "redis_cert_file"),
+        ("rediss://h?ssl_cert_reqs=none", "ssl_cert_reqs"),
+        ("redis://h?socket_timeout=3", "socket_timeout"),
+    ],
+)
+def test_a_bad_url_is_refused_with_the_setting_and_what_to_give(url: str, said: str) -> None:
+    """The error blames the setting that held the URL."""
+    with pytest.raises(ConfigError, match="redis_host") as caught:
+        Address.parse(url, field_name="redis_host")
+    assert caught.value.field == "redis_host"
+    assert said in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"host": ""}, "redis_host"),
+        ({"port": 0}, "redis_port"),
+        ({"db": -1}, "redis_db"),
+        ({"username": "me"}, "redis_username"),
+        ({"path": "/s", "tls": True}, "redis_url"),
+        ({"cert_file": "/c"}, "redis_url"),
+        ({"tls": True, "key_file": "/k"}, "redis_key_file"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(parts: dict[str, object], field: str) -> None:
+    """When the address is made, never when it is dialled."""
+    with pytest.raises(ConfigError) as caught:
+        Address(**parts)  # type: ignore[arg-type] # wrong ones are the point
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("address", "label"),
+    [
+        (Address(host="h", username="u", password="secret"), "redis://h:6379/0"),
+        (Address(host="::1", tls=True, db=2), "rediss://[::1]:6379/2"),
+        (Address(path="/run/redis.sock"), "unix:///run/redis.sock?db=0"),
+    ],
+)
+def test_the_label_is_the_address_for_people(address: Address, label: str) -> None:
+    """Without user and password."""
+    assert address.label == label
+
+
+SECRETS = st.text("QXZ019/?#@:&=[]+", min_size=8)  # what an URL can be cut at, and no word of the messages
+
+
+@given(SECRETS)
+def test_no_text_made_from_an_address_holds_the_password(secret: str) -> None:
+    """Neither repr nor label; and what a server echoes is redacted."""
+    address = Address(host="h", password=secret)
+    assert secret not in repr(address) + str(address) + address.label
+    assert secret not in address.redact(f"ERR unknown command 'AUTH', with args beginning with: '{secret}'")
+
+
+@given(SECRETS)
+def test_no_error_about_a_url_quotes_its_password(secret: str) -> None:
+    """Also when the password was not percent-encoded, and the URL was cut at the wrong place for it."""
+    for url in (f"redis://:{secret}@h:6379/0", f"redis://:#/{secret}@h", f"redis://:{secret}/x@h/0?db={secret}"):
+        assert secret not in what_is_printed_about(url)
+
+
+def what_is_printed_about(url: str) -> str:
+    """The address, or why there is none, together with the causes that a traceback would show."""
+    try:
+        return repr(Address.parse(url))
+    except ConfigError as error:
+        shown = None if error.__suppress_context__ else error.__context__
+        return f"{error} {error.__cause__!r} {shown!r}"
+
+
+def test_a_certificate_file_that_cannot_be_read_is_a_setting_to_correct(tmp_path: Path) -> None:
+    """Found when the link is made."""
+    with pytest.raises(ConfigError, match=r"redis_ca_file.*missing\.pem"):
+        Link(Address(tls=True, ca_file=str(tmp_path / "missing.pem")))
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    with pytest.raises(ConfigError, match="redis_ca_file"):
+        Address(tls=True, ca_file=str(empty)).ssl_context()
+    with pytest.raises(ConfigError, match=r"redis_cert_file.*in the same file"):
+        Address(tls=True, cert_file=str(empty)).ssl_context()
+
+
+def test_without_a_ca_file_the_system_is_trusted() -> None:
+    """And the server's name is checked."""
+    context = Address(tls=True).ssl_context()
+    assert context is not None
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+@asynccontextmanager
+async def running(address: Address) -> AsyncIterator[Link]:
+    """Run a link for the block."""
+    link = Link(address, settings=QUICK)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run)
+        yield link
+        nursery.cancel_scope.cancel()
+
+
+async def check_up(address: Address) -> None:
+    """A link to the address comes up and works."""
+    async with running(address) as link:
+        with trio.fail_after(30):
+            await link.wait_up()
+        assert await link.commands.set("key", "1") is True
+        assert await link.events.ping() is True
+
+
+async def why_down(address: Address, caplog: pytest.LogCaptureFixture) -> str:
+    """The line about a try that failed."""
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
+        async with running(address) as link:
+            with trio.fail_after(30):
+                while not caplog.messages:  # noqa: ASYNC110 - a log has no event
+                    await trio.sleep(0.005)
+            assert not link.is_up()
+            assert link.statistics().last_error in caplog.messages[0]  # type: ignore[operator] # it is set
+    return caplog.messages[0]
+
+
+@pytest.mark.parametrize("series", ["6.2", "7.0"])
+async def test_user_and_password_let_in_and_a_wrong_one_is_said_to_be_wrong(
+    start_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture, series: str
+) -> None:
+    """The line names AUTH, and holds neither the right password nor the wrong one."""
+    server = start_redis(series, "--requirepass", "right-one", *("--user", "app", "on", ">app-one", "~*", "+@all"))
+    await check_up(Address(path=server.path, password="right-one"))
+    await check_up(Address(path=server.path, username="default", password="right-one"))
+    await check_up(Address(path=server.path, username="app", password="app-one"))
+    for user in (None, "app"):
+        line = await why_down(Address(path=server.path, username=user, password="wrong-one"), caplog)
+        assert "AUTH: WRONGPASS" in line
+        assert "wrong-one" not in line
+    assert "wants a password" in await why_down(Address(path=server.path), caplog)
+
+
+async def test_a_password_for_a_server_without_one_is_said_to_be_unwanted(
+    start_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the server's words."""
+    line = await why_down(Address(path=start_redis("6.2").path, password="unwanted-one"), caplog)
+    assert "AUTH" in line
+    assert "without any password configured" in line
+    assert "unwanted-one" not in line
+
+
+async def test_a_user_name_is_left_out_for_a_server_before_acls(caplog: pytest.LogCaptureFixture) -> None:
+    """Redis 5 takes a password only: it is asked again without the name."""
+    heard: list[bytes] = []
+
+    async def redis_5(stream: trio.SocketStream) -> None:
+        heard.append(await stream.receive_some(4096))
+        await stream.send_all(b"-ERR wrong number of arguments for 'auth' command\r\n")
+        heard.append(await stream.receive_some(4096))
+        await stream.send_all(b"+OK\r\n")
+        await stream.receive_some(4096)
+        await stream.send_all(b"+OK\r\n+OK\r\n+PONG\r\n:7\r\n")
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, redis_5, [listener])
+        port = listener.socket.getsockname()[1]
+        async with running(Address(host="127.0.0.1", port=port, username="default", password="pw")) as link:
+            with trio.fail_after(30):
+                await link.wait_up()
+        nursery.cancel_scope.cancel()
+    assert heard[:2] == [
+        b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$2\r\npw\r\n",
+        b"*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n",
+    ]
+
+
+async def test_each_database_is_its_own(shared_redis: Callable[[str], RedisServer]) -> None:
+    """SELECT is part of the login of every lane."""
+    path = shared_redis("6.2").path
+    async with running(Address(path=path, db=3)) as three, running(Address(path=path, db=4)) as four:
+        await three.commands.set("only-in-three", "1")
+        assert await three.events.exists("only-in-three") == 1
+        assert await four.commands.exists("only-in-three") == 0
+
+
+async def test_tcp_and_ipv6_and_unix_sockets(start_redis: Callable[..., RedisServer]) -> None:
+    """All three reach the same server."""
+    server = start_redis("6.2", "--bind", "127.0.0.1", "::1")
+    for address in (server.address, server.tcp, Address.parse(f"redis://[::1]:{server.port}")):
+        await check_up(address)
+
+
+async def test_tls_with_a_ca_file_and_a_client_certificate(
+    start_redis: Callable[..., RedisServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Let in with both; refused with the reason without the one or the other, or under another name."""
+    authority = trustme.CA()
+    ca, server_pem, client_pem = tmp_path / "ca.pem", tmp_path / "server.pem", tmp_path / "client.pem"
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(server_pem)
+    authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(client_pem)
+    port = free_port()
+    files = ["--tls-ca-cert-file", ca, "--tls-cert-file", server_pem, "--tls-key-file", server_pem]
+    start_redis("7.0", "--tls-port", str(port), *map(str, files))
+
+    await check_up(Address.parse(f"rediss://localhost:{port}?ssl_ca_certs={ca}&ssl_certfile={client_pem}"))
+
+    stranger = await why_down(Address.parse(f"rediss://localhost:{port}"), caplog)
+    assert "TLS: " in stranger
+    assert "certificate verify failed" in stranger
+    other_name = Address.parse(f"rediss://127.0.0.1:{port}?ssl_ca_certs={ca}&ssl_certfile={client_pem}")
+    assert "IP address mismatch" in await why_down(other_name, caplog)
+    await why_down(Address.parse(f"rediss://localhost:{port}?ssl_ca_certs={ca}"), caplog)
+    await why_down(Address.parse(f"redis://localhost:{port}"), caplog)
+
+
+async def test_tls_carries_a_burst_in_both_directions(start_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
+    """Sender and receiver use the encrypted stream at the same time."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    port, pem = free_port(), str(tmp_path / "server.pem")
+    files = ["--tls-ca-cert-file", str(tmp_path / "ca.pem"), "--tls-cert-file", pem, "--tls-key-file", pem]
+    start_redis("7.0", "--tls-port", str(port), "--tls-auth-clients", "no", *files)
+    async with running(Address.parse(f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/ca.pem")) as link:
+
+        async def echo(text: str) -> None:
+            assert await link.commands.execute_command("ECHO", text) == text
+
+        async with trio.open_nursery() as nursery:
+            for number in range(2_000):
+                nursery.start_soon(echo, f"{number}" + "x" * (number % 500))

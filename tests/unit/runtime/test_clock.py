@@ -1,0 +1,61 @@
+"""The three times."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from engine.runtime import Clock, default_environment, virtual_clock
+
+
+async def test_virtual_clock_moves_all_three_times_together(autojump_clock: MockClock) -> None:
+    """Sleeping moves wall and Redis time by as much as the monotonic one."""
+    clock = virtual_clock(1_000.0)
+    assert (clock.monotonic(), clock.wall(), clock.redis_ms()) == (0.0, 1_000.0, 1_000_000)
+
+    await trio.sleep(2.5)
+    assert (clock.monotonic(), clock.wall(), clock.redis_ms()) == (2.5, 1_002.5, 1_002_500)
+
+
+async def test_redis_time_is_the_wall_clock_until_redis_was_heard(autojump_clock: MockClock) -> None:
+    """Then it follows Redis: its own offset, moved on by the monotonic clock and not by the wall's jumps."""
+    wall_s = [1_000.0]
+    clock = Clock(wall=lambda: wall_s[0])
+    assert clock.redis_ms() == 1_000_000
+
+    assert clock.saw_redis_ms(5_000_000, sent=0.0, received=0.0) == 0.0
+    wall_s[0] = 9_000.0
+    await trio.sleep(1)
+    assert clock.redis_ms() == 5_001_000
+    assert clock.wall() == 9_000.0
+
+
+async def test_observation_is_dated_in_the_middle_of_its_round_trip(autojump_clock: MockClock) -> None:
+    """Sent at 0, received at 2: Redis read its clock at about 1."""
+    clock = virtual_clock(0.0)
+    await trio.sleep(2)
+    clock.saw_redis_ms(10_000, sent=0.0, received=2.0)
+
+    assert clock.redis_ms() == 11_000
+
+
+async def test_jump_of_redis_time_is_told(autojump_clock: MockClock) -> None:
+    """Against the former estimate, forwards and backwards; none when Redis keeps pace."""
+    clock = virtual_clock(0.0)
+    clock.saw_redis_ms(10_000, sent=0.0, received=0.0)
+    await trio.sleep(5)
+
+    assert clock.saw_redis_ms(15_000, sent=5.0, received=5.0) == pytest.approx(0.0)
+    assert clock.saw_redis_ms(18_000, sent=5.0, received=5.0) == pytest.approx(3.0)
+    assert clock.saw_redis_ms(17_000, sent=5.0, received=5.0) == pytest.approx(-1.0)
+
+
+async def test_default_environment_is_the_real_world() -> None:
+    """Wall time is the host's, and ids do not repeat."""
+    environment = default_environment()
+    assert abs(environment.clock.wall() - time.time()) < 10
+    assert len({environment.new_id() for _ in range(1000)}) == 1000
+    assert 0.0 <= environment.random.random() < 1.0
