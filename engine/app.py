@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -15,6 +13,7 @@ from actors.identity import Identity
 from actors.messages import Drain
 from engine.assembly import Parts, assemble
 from engine.config import Config
+from engine.connect import link_to, place_of
 from engine.errors import (
     AskTimeout,
     DuplicateGroup,
@@ -24,16 +23,13 @@ from engine.errors import (
     RestartLimitExceeded,
 )
 from engine.runtime import Supervision, default_environment
-from engine.store.embedded import embedded_redis
-from engine.store.link import Link, LinkSettings
-from engine.store.reconnect import Backoff
 from engine.store.store import Store
-from engine.store.topology import Address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from engine.assembly import Troupe
+    from engine.connect import Place
     from engine.domain.group import TaskGroup
     from engine.runtime import Environment, Node
 
@@ -149,28 +145,27 @@ class Engine:
                 task_status.started(self)
                 await self._stop.wait()
                 return
-            async with self._redis() as (address, services):
-                await self._serve(address, services, task_status)
+            async with place_of(self.config) as place:
+                await self._serve(place, task_status)
         finally:
             self._serving = False
 
     async def _serve(
         self,
-        address: Address,
-        services: tuple[Callable[..., Awaitable[None]], ...],
+        place: Place,
         task_status: trio.TaskStatus[Engine],
     ) -> None:
         config, environment = self.config, self._environment or default_environment()
         identity = self._identity = Identity.make(config.worker_service_name, environment.new_id())
-        link = self._link(address, identity)
+        link = link_to(place.address, config, name=f"troupe-{identity.pid}-{identity.nonce[:4]}")
         troupe = assemble(
             Parts(
                 config=config,
                 store=Store.over(link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length),
                 identity=identity,
                 groups=self.groups,
-                services=(*services, link.run),
-                redis_label=address.label,
+                services=(*place.services, link.run),
+                redis_label=place.address.label,
                 snapshot=lambda: supervision.snapshot().to_dict(),
                 started_ms=round(environment.clock.wall() * 1000),
             )
@@ -201,7 +196,7 @@ class Engine:
         if failure:
             raise failure[0]
         if not reached:
-            raise RedisUnreachable(address.label, config.startup_timeout, link.statistics().last_error)
+            raise RedisUnreachable(place.address.label, config.startup_timeout, link.statistics().last_error)
 
     async def _drain(self, troupe: Troupe) -> None:
         """Tell everybody at once to let go; runs in progress get their time, while their leases are kept."""
@@ -233,23 +228,6 @@ class Engine:
                 nursery.cancel_scope.cancel()
         return ended_by
 
-    @asynccontextmanager
-    async def _redis(self) -> AsyncIterator[tuple[Address, tuple[Callable[..., Awaitable[None]], ...]]]:
-        """Where Redis is, and what keeps it there."""
-        if self.config.embedded:
-            async with embedded_redis() as embedded:
-                yield Address(path=str(embedded.socket)), (embedded.keep_alive,)
-        else:
-            yield address_of(self.config), ()
-
-    def _link(self, address: Address, identity: Identity) -> Link:
-        lease_s = min(self.config.leader_lease_s, self.config.run_lease_s)
-        return Link(
-            address,
-            name=f"troupe-{identity.pid}-{identity.nonce[:4]}",
-            settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)),
-        )
-
 
 async def _ask_to_drain(mailbox: object, timeout_s: float) -> None:
     try:
@@ -269,18 +247,3 @@ async def _first(*waits: Callable[[], Awaitable[None]]) -> bool:
         for one in waits:
             nursery.start_soon(wait, one)
     return True
-
-
-def address_of(config: Config) -> Address:
-    """Where the Config says that Redis is, and how to get in."""
-    address = Address.parse(config.redis_url) if config.redis_url else _address_of_parts(config)
-    return replace(
-        address,
-        username=config.redis_username,
-        password=config.redis_password.get_secret_value() if config.redis_password else None,
-        ca_file=config.redis_ca_file or address.ca_file,
-    )
-
-
-def _address_of_parts(config: Config) -> Address:
-    return Address(host=config.redis_host or "", port=config.redis_port, db=config.redis_db, tls=config.redis_tls)

@@ -60,9 +60,7 @@ class Config(BaseSettings):
     """What the names of all keys begin with. One for each application that shares a Redis."""
     concurrent_tasks: int = Field(default=2, ge=0, le=10_000)
     """How many runs this process executes at once; 0 never executes."""
-    statistics_redis_expiration: int = Field(
-        default=432_000, ge=1, le=3_660 * _DAY, json_schema_extra={"unit": "s"}
-    )
+    statistics_redis_expiration: int = Field(default=432_000, ge=1, le=3_660 * _DAY, json_schema_extra={"unit": "s"})
     """How far back the statistics reach."""
     statistics_history_runs: int = Field(default=500, ge=1, le=100_000)
     """How many runs of a task the statistics show."""
@@ -189,9 +187,7 @@ class Config(BaseSettings):
             raise ConfigError("redis_host", _NO_ADDRESS)
         speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss:")
         if self.redis_ca_file is not None and not speaks_tls:
-            raise ConfigError(
-                "redis_ca_file", "no TLS is asked for; set redis_tls=True or give a rediss:// URL"
-            )
+            raise ConfigError("redis_ca_file", "no TLS is asked for; set redis_tls=True or give a rediss:// URL")
         if self.retry_backoff > self.retry_backoff_max:
             reason = f"{self.retry_backoff:g} s is above retry_backoff_max, {self.retry_backoff_max:g} s"
             raise ConfigError("retry_backoff", f"{reason}; lower it or raise that")
@@ -200,9 +196,7 @@ class Config(BaseSettings):
     @field_validator("redis_key_prefix")
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:
-        if not 1 <= len(prefix) <= 200 or any(
-            c in "{}" or c.isspace() or not c.isprintable() for c in prefix
-        ):
+        if not 1 <= len(prefix) <= 200 or any(c in "{}" or c.isspace() or not c.isprintable() for c in prefix):
             reason = f"{prefix!r}; give 1 to 200 characters without braces and white space, such as 'my-app'"
             raise ConfigError("redis_key_prefix", reason)
         if prefix == "__main__":
@@ -217,9 +211,7 @@ class Config(BaseSettings):
     @classmethod
     def _check_host(cls, host: str | None) -> str | None:
         if host is not None and ("@" in host or "/" in host or any(c.isspace() for c in host)):
-            raise ConfigError(
-                "redis_host", "give a host name or an address alone, or a whole URL (redis://…)"
-            )
+            raise ConfigError("redis_host", "give a host name or an address alone, or a whole URL (redis://…)")
         return host
 
 
@@ -254,9 +246,7 @@ def _refuse_misspelt(environment: Mapping[str, str]) -> None:
 def _settle_url(settings: dict[str, Any], url: object) -> None:
     """Check a URL, and move its user and password to the fields of their own."""
     if not isinstance(url, str):
-        raise ConfigError(
-            "redis_url", f"is of type {type(url).__name__}; give text such as redis://localhost:6379/0"
-        )
+        raise ConfigError("redis_url", f"is of type {type(url).__name__}; give text such as redis://localhost:6379/0")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -268,9 +258,7 @@ def _settle_url(settings: dict[str, Any], url: object) -> None:
     missing = "a path" if parts.scheme == "unix" and not parts.path else None
     missing = "a host" if parts.scheme != "unix" and not parts.hostname else missing
     if missing or port == 0:
-        raise ConfigError(
-            "redis_url", f"lacks {missing or 'a port over 0'}; give redis://HOST:PORT/DB or unix:///PATH"
-        )
+        raise ConfigError("redis_url", f"lacks {missing or 'a port over 0'}; give redis://HOST:PORT/DB or unix:///PATH")
     for name in sorted(_SAID_BY_URL & settings.keys()):
         raise ConfigError(name, "a URL is given as well, which says it; leave one of the two out")
     query = parse_qsl(parts.query)
@@ -280,9 +268,7 @@ def _settle_url(settings: dict[str, Any], url: object) -> None:
         settings[name] = value
     kept = urlencode([(name, value) for name, value in query if name not in {"username", "password"}])
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=kept)
-    settings["redis_url"] = (
-        f"unix://{bare.path}{'?' * bool(kept)}{kept}" if parts.scheme == "unix" else bare.geturl()
-    )
+    settings["redis_url"] = f"unix://{bare.path}{'?' * bool(kept)}{kept}" if parts.scheme == "unix" else bare.geturl()
 
 
 def _credentials(parts: SplitResult, query: Mapping[str, str]) -> dict[str, str]:

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, final
 
 import hiredis
 import trio
-from redis.exceptions import DataError
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from engine.errors import RedisUnavailable
+from engine.store.call import PENDING, Call, Failed, pack_others
 from engine.store.dial import DialFailed, log_in, open_stream
-from engine.store.reconnect import Backoff
 from engine.store.replies import DROPS_CONNECTION, failure_in, reply_error
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Collection
 
+    from engine.store.patience import LinkSettings
     from engine.store.slow_replies import SlowReplies
     from engine.store.topology import Address
 
@@ -36,65 +35,7 @@ _GRACE_S: Final = 0.05
 """Time for replies that arrived while this process was itself stopped, before their connection is given up."""
 
 _CLOSED: Final = "the link was closed"
-_PENDING: Final = object()
 _NO_MORE: Final = object()
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkSettings:
-    """How patient a link is, and how much it holds back for a Redis that is down."""
-
-    command_timeout_s: float = 5.0
-    """For a reply, beyond the time that the command blocks. A connection that takes longer is given up."""
-
-    connect_timeout_s: float = 5.0
-    """For one try: name lookup, socket, TLS and login together."""
-
-    backoff: Backoff = field(default_factory=Backoff)
-    """Between two tries."""
-
-    queue_limit: int = 20_000
-    """Commands that wait on one connection while it is down; one more is refused at once."""
-
-    queue_limit_bytes: int = 64 * 1024 * 1024
-
-
-@final
-class _Failed:
-    """In place of a reply: what the waiting task should raise."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-@final
-class _Call:
-    """A command on its way: queued, then sent, then answered. ``task`` is None once nobody waits for it."""
-
-    __slots__ = ("at_s", "block_s", "deadline_s", "packed", "reply", "task")
-
-    def __init__(self, packed: bytes, task: Task, at_s: float, block_s: float, deadline_s: float) -> None:
-        self.packed = packed
-        self.task: Task | None = task
-        self.at_s = at_s
-        self.block_s = block_s
-        self.deadline_s = deadline_s
-        self.reply: Any = _PENDING
-
-    def abandon(self, _raise_cancel: object) -> Abort:
-        """The waiting task was cancelled; the reply will be dropped when it comes."""
-        self.task = None
-        return Abort.SUCCEEDED
-
-    def answer(self, reply: object) -> None:
-        self.reply = reply
-        task = self.task
-        if task is not None:
-            self.task = None
-            reschedule(task)
 
 
 @final
@@ -132,10 +73,10 @@ class Connection:
         self.commands_sent = self.bytes_sent = self.bytes_received = self.connects = self.drops = 0
 
         self._running = False
-        self._queue: dict[_Call, None] = {}  # in order; a dict, so that a cancelled one leaves it at once
+        self._queue: dict[Call, None] = {}  # in order; a dict, so that a cancelled one leaves it at once
         self._queued_bytes = 0  # kept only while down
-        self._waiting: deque[_Call] = deque()
-        self._newest: _Call | None = None
+        self._waiting: deque[Call] = deque()
+        self._newest: Call | None = None
         self._idle_sender: Task | None = None
         self._scope: trio.CancelScope | None = None
         self._lost: tuple[str, BaseException | None] | None = None
@@ -153,16 +94,16 @@ class Connection:
         try:
             packed = hiredis.pack_command(args)
         except TypeError:
-            packed = _pack_others(args)
+            packed = pack_others(args)
         if self.up_since_s is None:
             self._admit(len(packed))
         now_s = trio.current_time()
         deadline_s = now_s + self._timeout_s + block_s
         newest = self._newest
-        if newest is not None and newest.deadline_s > deadline_s - block_s and newest.reply is _PENDING:
+        if newest is not None and newest.deadline_s > deadline_s - block_s and newest.reply is PENDING:
             # Behind one that blocks for longer: our turn begins when that one ends.
             deadline_s = max(deadline_s, newest.deadline_s + block_s)
-        call = self._newest = _Call(packed, current_task(), now_s, block_s, deadline_s)
+        call = self._newest = Call(packed, current_task(), now_s, block_s, deadline_s)
         self._queue[call] = None
         if self._idle_sender is not None:
             reschedule(self._idle_sender)
@@ -173,11 +114,11 @@ class Connection:
             self._withdraw(call)
             raise
         reply = call.reply
-        if type(reply) is _Failed:
+        if type(reply) is Failed:
             raise reply.error
         return reply
 
-    def blocking_call(self) -> _Call | None:
+    def blocking_call(self) -> Call | None:
         """The blocking command that Redis is working on, or that is the next to reach it, if any."""
         call = self._oldest()
         return call if call is not None and call.block_s else None
@@ -202,13 +143,13 @@ class Connection:
             )
         self._queued_bytes += size_bytes
 
-    def _withdraw(self, call: _Call) -> None:
+    def _withdraw(self, call: Call) -> None:
         """Take back a command, if it is not sent yet."""
         if call in self._queue:
             del self._queue[call]
             self._queued_bytes -= 0 if self.up_since_s else len(call.packed)
 
-    def _oldest(self) -> _Call | None:
+    def _oldest(self) -> Call | None:
         return self._waiting[0] if self._waiting else next(iter(self._queue), None)
 
     # Life
@@ -319,11 +260,11 @@ class Connection:
             self._lost = reason, cause
             self._scope.cancel()
 
-    def _fail(self, calls: Collection[_Call], reason: str, cause: BaseException | None) -> None:
+    def _fail(self, calls: Collection[Call], reason: str, cause: BaseException | None) -> None:
         for call in calls:
             error = RedisUnavailable(reason)  # one each: tasks add their own tracebacks
             error.__cause__ = cause
-            call.answer(_Failed(error))
+            call.answer(Failed(error))
 
     # The tasks of a connection
 
@@ -386,7 +327,7 @@ class Connection:
             return reply
         if isinstance(error, RedisUnavailable) and isinstance(error.__cause__, DROPS_CONNECTION):
             self._drop(error.reason, error)
-        return _Failed(error)
+        return Failed(error)
 
     def _note_duration(self) -> None:
         """Remember how long the oldest command waited; those behind it waited less."""
@@ -415,14 +356,3 @@ class Connection:
             self._withdraw(call)
         reason = f"no connection to {self._address.label} within {self._timeout_s:g} s"
         self._fail(expired, f"{reason}: {self.last_error}" if self.last_error else reason, None)
-
-
-def _pack_others(args: tuple[Any, ...]) -> bytes:
-    """Pack a command that holds other kinds of bytes. Raises redis.exceptions.DataError for what is no bytes at all."""
-    try:
-        plain: tuple[Any, ...] = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
-        packed: bytes = hiredis.pack_command(plain)
-    except TypeError as error:
-        kinds = ", ".join(type(arg).__name__ for arg in args[1:])
-        raise DataError(f"{args[0]}: an argument is neither str, bytes, int nor float ({kinds})") from error
-    return packed

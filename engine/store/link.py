@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from engine.store.client import Client
-from engine.store.connection import Connection, LinkSettings
+from engine.store.connection import Connection
+from engine.store.patience import LinkSettings
 from engine.store.slow_replies import SlowReplies
 from engine.store.transport import Lane, LinkStatistics
 
@@ -88,8 +89,8 @@ class Link:
         """
         connection = self._lanes[lane]
         call = connection.blocking_call()
-        while call is not None and connection.blocking_call() is call:
-            if await self.commands.execute_command("CLIENT UNBLOCK", connection.client_id or 0):
+        while call is not None and connection.blocking_call() is call and connection.client_id is not None:
+            if await self.commands.execute_command("CLIENT UNBLOCK", connection.client_id):
                 return
             await trio.sleep(_UNBLOCK_AGAIN_S)
 

@@ -206,6 +206,11 @@ class RunStore:
                 last = entries[-1].entry_id
         return found
 
+    async def live(self, task_id: str) -> dict[str, str]:
+        """The runs of a task that have not ended: run id -> queued, parked, running or waiting."""
+        found: dict[str, str] = await self.session.query("HGETALL", self.session.keys.live(task_id))
+        return found
+
     async def claim(self, worker: str, token: str, entries: Sequence[Entry], *, lease_ms: int) -> list[ClaimReply]:
         """Take the runs of entries that this worker read. No body may start before the answer."""
         raw = await self.session.on_runs(_CLAIM, (worker, token, lease_ms), [entry.item for entry in entries])

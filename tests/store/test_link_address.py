@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from engine.store.link import Link, LinkSettings
-from engine.store.reconnect import Backoff
+from engine.store.patience import Backoff
 from engine.store.topology import Address
 from tests.store.servers import free_port
 

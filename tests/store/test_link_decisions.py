@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 
 from engine.errors import CommandRefused, RedisUnavailable
 from engine.store.client import block_of_s
-from engine.store.reconnect import Backoff
+from engine.store.patience import Backoff
 from engine.store.replies import UNAVAILABLE, failure_in, reply_error
 from engine.store.slow_replies import SlowReplies
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from engine.errors import RedisUnavailable
 from engine.store.link import Link, LinkSettings
-from engine.store.reconnect import Backoff
+from engine.store.patience import Backoff
 from engine.store.topology import Address
 from tests.store.proxy import Proxy
 from tests.store.servers import RedisServer, free_port
@@ -108,6 +109,44 @@ async def test_a_paused_redis_runs_into_the_deadline_and_is_dialled_again(
             server.resume()
         await until(link.is_up)
         assert await link.commands.ping() is True
+
+
+async def test_replies_that_came_while_this_process_was_stopped_are_taken(
+    shared_redis: Callable[[str], RedisServer],
+) -> None:
+    """A process that was itself stalled past a deadline looks for replies before it blames Redis."""
+    async with running(Link(shared_redis("6.2").address, settings=QUICK)) as link:
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(link.commands.ping)
+                await until(lambda: link.statistics().waiting > 0)
+                await trio.lowlevel.checkpoint()  # sent, and not yet answered
+                time.sleep(0.6)  # noqa: ASYNC251 - the stall
+        assert link.statistics().drops == 0
+
+
+async def test_what_waited_for_a_connection_has_the_time_of_any_other_command(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else a new connection would be given up at once for a command that had been queued for long."""
+
+    async def slow_redis(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await trio.sleep(1.2)
+        await stream.send_all(b"+OK\r\n+OK\r\n+PONG\r\n:7\r\n")
+        await stream.receive_some(4096)
+        await trio.sleep(1.2)
+        await stream.send_all(b"+PONG\r\n")
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, slow_redis, [listener])
+        address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+        async with running(Link(address, settings=LinkSettings(command_timeout_s=2)), wait=False) as link:
+            assert await link.commands.ping() is True
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_black_hole_is_noticed_on_every_lane(shared_redis: Callable[[str], RedisServer]) -> None:

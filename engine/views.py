@@ -1,0 +1,146 @@
+"""The cluster as Redis shows it, from any host: which workers there are, and which tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from actors.catalog import read_catalogue
+from engine.runtime import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.domain.task import Definition
+    from engine.store.catalogue import Pause
+    from engine.store.ledger import LedgerEntry
+    from engine.store.store import Store
+
+__all__ = ["TaskView", "WorkerView", "read_tasks", "read_workers"]
+
+BATCH = 500
+"""Tasks that are asked about at once."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker, as it last said."""
+
+    worker_id: str
+    leader: bool
+    draining: bool
+    seen_s_ago: float
+    running: int
+    tree: Node
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "worker_id": self.worker_id,
+            "leader": self.leader,
+            "draining": self.draining,
+            "seen_s_ago": round(self.seen_s_ago, 3),
+            "running": self.running,
+            "tree": self.tree.to_dict(),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """One task: what it is, when it runs next, and how it ended last."""
+
+    group: str
+    name: str
+    expression: str
+    timezone: str
+    dynamic: bool
+    next_run: str | None
+    """UTC, ISO 8601; None when it never runs again."""
+
+    paused: bool
+    queued: int
+    running: int
+    waiting: int
+    last_verdict: str | None
+    last_reason: str | None
+    last_slot: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+async def read_workers(store: Store) -> list[WorkerView]:
+    """Every worker that is present, the last seen first. Raises RedisUnavailable."""
+    now_ms = await store.leases.redis_ms()
+    leader = await store.election.leader()
+    views = []
+    for presence in await store.leases.workers():
+        said = presence.parsed()
+        views.append(
+            WorkerView(
+                worker_id=presence.name,
+                leader=presence.worker == leader,
+                draining=presence.draining,
+                seen_s_ago=max(0, now_ms - presence.seen_ms) / 1000,
+                running=said["running"],
+                tree=Node.from_dict(said["tree"]),
+            )
+        )
+    return views
+
+
+async def read_tasks(store: Store) -> list[TaskView]:
+    """Every task that exists, by group and name. Raises RedisUnavailable."""
+    contents = await store.catalogue.contents()
+    now_ms = await store.leases.redis_ms()
+    due = await store.timetable.tasks()
+    tasks = sorted(read_catalogue(contents).tasks.values(), key=lambda task: (task.group, task.name))
+    views: dict[str, TaskView] = {}
+
+    async def read(task: Definition) -> None:
+        live = await store.runs.live(task.id)
+        newest = await store.ledger.newest(task.id, count=1)
+        pause = contents.paused.get(task.id)
+        views[task.id] = _view(task, due.get(task.id), live, newest, is_paused=_in_force(pause, now_ms))
+
+    for start in range(0, len(tasks), BATCH):
+        async with trio.open_nursery() as nursery:
+            for task in tasks[start : start + BATCH]:
+                nursery.start_soon(read, task)
+    return [views[task.id] for task in tasks]
+
+
+def _view(
+    task: Definition, due_ms: int | None, live: Mapping[str, str], newest: list[LedgerEntry], *, is_paused: bool
+) -> TaskView:
+    states = list(live.values())
+    last = newest[0] if newest else None
+    return TaskView(
+        group=task.group,
+        name=task.name,
+        expression=task.expression,
+        timezone=task.timezone,
+        dynamic=task.dynamic,
+        next_run=_instant(due_ms),
+        paused=is_paused,
+        queued=states.count("queued") + states.count("parked"),
+        running=states.count("running"),
+        waiting=states.count("waiting"),
+        last_verdict=last.verdict if last else None,
+        last_reason=(last.reason or None) if last else None,
+        last_slot=_instant(last.to_ms) if last else None,
+    )
+
+
+def _in_force(pause: Pause | None, now_ms: int) -> bool:
+    return pause is not None and (pause.until_ms is None or pause.until_ms > now_ms)
+
+
+def _instant(ms: int | None) -> str | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
