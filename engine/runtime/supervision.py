@@ -58,9 +58,7 @@ class Supervision:
         root.phase, root.starts = Phase.STARTING, 1
 
         def announce() -> None:
-            root.up_since_s = self._environment.clock.monotonic()
-            if root.phase is Phase.STARTING:
-                root.phase = Phase.RUNNING
+            root.phase, root.up_since_s = Phase.RUNNING, self._environment.clock.monotonic()
             self._announce(task_status)
 
         try:

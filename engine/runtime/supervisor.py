@@ -139,7 +139,6 @@ class SupervisorLife:
     def _start(self, slot: Slot, nursery: trio.Nursery) -> None:
         slot.phase = Phase.STARTING
         slot.starts += 1
-        slot.failed = False
         slot.scope = trio.CancelScope()
         slot.life = self._new_life(slot)
         nursery.start_soon(self._run_child, slot, slot.life, name=slot.path)

@@ -120,15 +120,14 @@ async def test_replies_that_came_while_this_process_was_stopped_are_taken(
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
                     nursery.start_soon(link.commands.ping)
-                await until(lambda: link.statistics().waiting > 0)
+                while not link.statistics().waiting:
+                    await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()  # sent, and not yet answered
                 time.sleep(0.6)  # noqa: ASYNC251 - the stall
         assert link.statistics().drops == 0
 
 
-async def test_what_waited_for_a_connection_has_the_time_of_any_other_command(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_what_waited_for_a_connection_has_the_time_of_any_other_command() -> None:
     """Else a new connection would be given up at once for a command that had been queued for long."""
 
     async def slow_redis(stream: trio.SocketStream) -> None:

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from engine.errors import MailboxClosed
-from engine.runtime import ChildFailedStopping, Supervision
+from engine.runtime import Backoff, ChildFailedStopping, Supervision
 from tests.unit.runtime.scripted import Boom, Crash, Say, Stage, group, states
 
 
@@ -27,6 +27,16 @@ async def test_cancellation_from_outside_ends_all_at_once(stage: Stage, autojump
     with pytest.raises(MailboxClosed):
         stage.mail["b"].tell(Say("late"))
     await tree.wait_stopped()
+
+
+async def test_cancellation_during_a_backoff_leaves_the_child_down(stage: Stage, autojump_clock: MockClock) -> None:
+    """Nothing waits for its turn any more, and the tree says so."""
+    tree = Supervision(group(stage.child("a"), backoff=Backoff(60.0, 60.0)), stage.environment)
+    stage.mail["a"].tell(Crash(Boom()))
+    with trio.move_on_after(3):
+        await tree.run()
+
+    assert states(tree.snapshot()) == {"root": "stopped", "a": "stopped"}
 
 
 async def test_failure_during_cancellation_is_reported_and_does_not_replace_it(

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from engine.errors import RestartLimitExceeded
-from engine.runtime import Restart, Strategy, Supervision, SupervisorGaveUp
+from engine.runtime import Backoff, Restart, Strategy, Supervision, SupervisorGaveUp
 from tests.unit.runtime.scripted import Boom, Crash, Finish, Say, Stage, failing_first, group, states
 
 
@@ -85,6 +85,26 @@ async def test_nested_supervisor_that_gives_up_is_restarted_by_its_parents_inten
     assert node.restarts == 1
     assert node.last_failure is not None
     assert node.last_failure.error.startswith("RestartLimitExceeded: child 'root.inner.b' needed more than 1")
+
+
+async def test_restarted_supervisor_starts_its_children_as_at_first(
+    stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """In order, each after the one before has started, and without what was left of an old backoff."""
+
+    async def slowly() -> None:
+        await trio.sleep(2)
+
+    slow = stage.child("a", starting=slowly, backoff=Backoff(3600.0, 3600.0))
+    await stage.run(nursery, group(group(slow, stage.child("b"), name="inner", max_restarts=1)))
+    stage.mail["a"].tell(Crash(Boom()))
+    await trio.sleep(1)
+    stage.mail["b"].tell(Crash(Boom()))
+    await wait_all_tasks_blocked()
+    stage.mail["b"].tell(Crash(Boom()))
+    await trio.sleep(3)
+
+    assert stage.journal.entries[-2:] == [(5, "+a"), (5, "+b")]
 
 
 async def test_escalation_takes_the_tied_siblings_of_the_supervisor_along(

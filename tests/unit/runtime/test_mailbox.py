@@ -120,6 +120,7 @@ async def test_close_wakes_everyone_who_waits(nursery: trio.Nursery) -> None:
     await wait_all_tasks_blocked()
 
     assert sorted(told) == ["asker", "reader", "sender"]
+    assert full.statistics().depth == 0
     with pytest.raises(MailboxClosed):
         await full.send(Question(Reply()))
 
@@ -138,6 +139,10 @@ async def test_statistics_tell_depth_peak_age_and_total(autojump_clock: MockCloc
 
     mailbox.take()
     assert mailbox.statistics() == MailboxStatistics(2, 5, 3, 1.0, 3)
+
+    mailbox.take()
+    mailbox.tell(4)
+    assert mailbox.statistics() == MailboxStatistics(2, 5, 3, 1.0, 4)
 
 
 async def test_sending_is_always_a_checkpoint(autojump_clock: MockClock) -> None:

@@ -101,6 +101,36 @@ async def test_child_that_shields_itself_is_reported_and_waited_for(
     assert stage.journal.texts[-1] == "xa"
 
 
+async def test_each_stop_has_its_deadline_anew(stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A child that was overdue once is asked, cancelled and reported again the next time."""
+    tree = await stage.run(nursery, group(stage.child("a", stopping=trio.sleep_forever, shutdown_s=2.0)))
+    tree.restart("root.a")
+    await trio.sleep(3)
+    tree.stop()
+    await tree.wait_stopped()
+
+    assert stage.journal.entries == [(0, "+a"), (2, "xa"), (2, "+a"), (5, "xa")]
+    assert stage.happened(ChildStopOverdue) == [ChildStopOverdue("root.a", 2.0)] * 2
+
+
+async def test_restart_by_hand_is_ignored_while_the_tree_stops(
+    stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What is down stays down."""
+
+    async def slowly() -> None:
+        await trio.sleep(2)
+
+    tree = await stage.run(nursery, group(stage.child("a", stopping=slowly), stage.child("b")))
+    tree.stop()
+    await trio.sleep(1)
+    tree.restart("root.a")
+    tree.restart("root.b")
+    await tree.wait_stopped()
+
+    assert stage.journal.texts == ["+a", "+b", "-b", "xb", "-a", "xa"]
+
+
 async def test_failure_while_stopping_is_reported_and_the_stop_goes_on(
     stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
@@ -170,21 +200,25 @@ async def test_child_that_is_still_starting_is_cancelled_at_once(
     stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """It has nothing to finish. Those behind it never start; who waited for the start gets the handle."""
-    children = (stage.child("a"), stage.child("b", starting=trio.sleep_forever), stage.child("c"))
+
+    async def slowly() -> None:
+        await trio.sleep(2)
+
+    children = (stage.child("a", stopping=slowly), stage.child("b", starting=trio.sleep_forever), stage.child("c"))
     tree = Supervision(group(*children), stage.environment)
-    nursery.start_soon(stop_soon, tree)
+
+    async def stop_soon() -> None:
+        await trio.sleep(1)
+        tree.stop()
+        await trio.sleep(1)
+        assert states(tree.snapshot()) == {"root": "stopping", "a": "stopping", "b": "stopped", "c": "stopped"}
+
+    nursery.start_soon(stop_soon)
     handle = await nursery.start(tree.run)
-    await tree.wait_stopped()
 
     assert handle is tree
-    assert trio.current_time() == 1
-    assert stage.journal.texts == ["+a", "xb", "-a", "xa"]
+    assert stage.journal.entries == [(0, "+a"), (1, "xb"), (3, "-a"), (3, "xa")]
     assert states(tree.snapshot()) == dict.fromkeys(["root", "a", "b", "c"], "stopped")
-
-
-async def stop_soon(tree: Supervision) -> None:
-    await trio.sleep(1)
-    tree.stop()
 
 
 async def test_stop_that_comes_before_the_run_stops_it_as_it_begins(stage: Stage, autojump_clock: MockClock) -> None:

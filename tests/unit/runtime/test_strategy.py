@@ -102,6 +102,11 @@ def test_ordered_stop_makes_progress_and_keeps_the_order(standing: list[Phase]) 
         assert not LEAVING & set(standing[index + 1 :])
 
 
+def test_restart_at_the_very_edge_of_the_window_still_counts() -> None:
+    assert Intensity(1, within_s=30.0).add(0.0).add(30.0).exceeded
+    assert not Intensity(1, within_s=30.0).add(0.0).add(30.5).exceeded
+
+
 @given(steps_s=st.lists(st.floats(0, 20), max_size=30), limit=st.integers(0, 5))
 def test_intensity_is_exceeded_exactly_when_the_window_holds_more(steps_s: list[float], limit: int) -> None:
     """Compared with counting by hand at every restart."""

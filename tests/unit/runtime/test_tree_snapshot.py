@@ -104,12 +104,13 @@ async def test_snapshot_of_a_supervisor_that_backs_off_shows_its_children_down(
 
 async def test_long_traceback_keeps_its_end(stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A snapshot travels: an error of a megabyte does not, and takes one line."""
-    error = Boom("long\n" * 200_000)
+    error = Boom("long\n" * 200_000 + "the end")
     tree = await stage.run(nursery, group(stage.child("a", starting=failing_first(1, error))))
 
     failure = tree.snapshot().children[0].last_failure
     assert failure is not None
     assert len(failure.traceback) == 8_000
+    assert failure.traceback.endswith("the end\n")
     assert len(failure.error) == 300
     assert "\n" not in failure.error
 
@@ -194,9 +195,10 @@ def test_drawing_has_one_line_for_each_node() -> None:
 
 
 def test_snapshot_of_another_process_is_drawn_the_same() -> None:
-    """Through JSON and back nothing is lost, and fields of a newer version do not matter."""
+    """Through JSON nothing is lost; unknown fields and a lost fraction do not matter."""
     stored = json.loads(json.dumps(TREE.to_dict()))
     stored["colour"] = "blue"
+    stored["uptime_s"] = 3725
     assert Node.from_dict(stored) == TREE
     assert render(Node.from_dict(stored)) == DRAWING
 
