@@ -17,7 +17,7 @@ from actors.messages import (
     StopRuns,
 )
 from actors.outage import insist
-from actors.running import Returned, Running, Stop, TimedOut, perform, rejoin, verdict
+from actors.running import Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin, verdict
 from actors.settlement import Settlement
 from engine.domain.run import RunContext
 from engine.domain.task import Task
@@ -30,6 +30,7 @@ from engine.store.transport import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import TracebackType
 
     from actors.identity import Identity
     from actors.messages import StatsInbox
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from engine.store.store import Store
 
 log = logging.getLogger("fastapi.task-manager.consumer")
+
+_OUR_FRAMES = frozenset({"actors.running", "actors.threads"})
 
 LAST_WORDS_S = 2.0
 """How long a Consumer that crashes or is cancelled may take to give its runs back."""
@@ -104,8 +107,7 @@ class Consumer(Actor[ConsumerInbox]):
                 self._stop(message.lost, Stop.LOST)
                 self._stop(message.cancelled, Stop.CANCELLED)
             case LeasesInDanger():
-                for run in self._runs.values():
-                    run.tell_to_stop(Stop.DANGER)
+                self._stop_all(Stop.DANGER)
             case Drain():
                 self._drained = message.reply
                 self._intake.close()
@@ -126,9 +128,15 @@ class Consumer(Actor[ConsumerInbox]):
     def _stop(self, members: frozenset[tuple[str, int]], why: Stop) -> None:
         for run_id, fence in members:
             run = self._runs.get(run_id)
-            if run is not None and run.claimed.fence == fence:
+            if run is not None and run.claimed.fence == fence and run.phase is not Phase.ENDED:
                 log.warning("Run %s is stopped: %s", run_id, why.value)
                 run.tell_to_stop(why)
+        self._announce()
+
+    def _stop_all(self, why: Stop) -> None:
+        for run in self._runs.values():
+            run.tell_to_stop(why)
+        self._announce()
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -218,13 +226,10 @@ class Consumer(Actor[ConsumerInbox]):
 
     async def _run(self, run: Running) -> None:
         """One run, from its claim to its verdict."""
-        await self._wait_alone(run)
-        if run.stop is not None:
-            self._settlement.add(run, run.hold if run.stop is not Stop.LOST else None, 0.0)
-            return
-        run.started_s, run.started_ms = self.context.clock.monotonic(), self.context.clock.redis_ms()
         try:
-            end = await perform(run, self._threads)
+            await self._wait_alone(run)
+            run.started_s, run.started_ms = self.context.clock.monotonic(), self.context.clock.redis_ms()
+            end = Stopped() if run.stop is not None else await perform(run, self._threads)
         except trio.Cancelled:
             if run.cancellable:
                 await self._give_back(run)
@@ -235,12 +240,13 @@ class Consumer(Actor[ConsumerInbox]):
         await self._end(call.running, await rejoin(call))
 
     async def _end(self, run: Running, end: BodyEnd) -> None:
+        run.phase = Phase.ENDED
         duration_s = self.context.clock.monotonic() - run.started_s
         decision = verdict(run, end, self._config, worker=self._identity.worker_id, duration_s=duration_s)
         match end:
             case Returned(error) if error is not None:
                 name = f"{run.context.group}/{run.context.name}"
-                log.error("Task %s failed (attempt %d)", name, run.claimed.attempt, exc_info=error)
+                log.error("Task %s failed (attempt %d)", name, run.claimed.attempt, exc_info=_from_task(error))
             case TimedOut(call):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
                 if call is not None:
@@ -297,8 +303,7 @@ class Consumer(Actor[ConsumerInbox]):
             if self._config.concurrent_tasks > 0:
                 await self._intake.stop_reading()
             await self._wait_until_idle()
-        for run in self._runs.values():
-            run.tell_to_stop(Stop.SHUTDOWN)
+        self._stop_all(Stop.SHUTDOWN)
         with trio.move_on_after(LAST_WORDS_S):
             while any(run.cancellable for run in self._runs.values()):
                 await self._changed.wait()
@@ -314,3 +319,11 @@ class Consumer(Actor[ConsumerInbox]):
     def _show(self) -> None:
         names = ", ".join(sorted(run.claimed.task_id for run in self._runs.values())[:5])
         self.context.doing(f"{len(self._runs)}/{self._config.concurrent_tasks} runs{': ' if names else ''}{names}")
+
+
+def _from_task(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The error with the traceback as its author knows it, from the task's own function on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OUR_FRAMES:
+        trace = trace.tb_next
+    return type(error), error, trace

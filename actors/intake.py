@@ -50,12 +50,12 @@ class Intake:
         return entries
 
     async def _read_now(self, room: int) -> list[Entry]:
-        order = ("low", "high") if self._offered % LOW_FIRST_EVERY == LOW_FIRST_EVERY - 1 else ("high", "low")
+        low_first = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY
         entries: list[Entry] = []
-        for priority in order:
-            if len(entries) < room:
+        for priority, count in (("low", low_first), ("high", room), ("low", room)):
+            if count > 0 and len(entries) < room:
                 entries += await self._store.runs.read(
-                    self._worker, priorities=(priority,), count=room - len(entries), block_ms=None
+                    self._worker, priorities=(priority,), count=min(count, room - len(entries)), block_ms=None
                 )
         return entries
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import trio
 
-from engine.domain.functions import is_async
+from engine.domain.functions import function_name, is_async
 from engine.domain.retry import GiveUp, RetryPolicy, after_failure
+from engine.errors import NotAwaited
 from engine.store.runs import Completion, Failure, Hold
 
 if TYPE_CHECKING:
@@ -40,6 +43,16 @@ class Stop(Enum):
 
 
 @final
+@unique
+class Phase(Enum):
+    """How far a claimed run has come."""
+
+    CLAIMED = "its body has not begun"
+    BODY = "its body is going"
+    ENDED = "its body has ended, and Redis does not know yet"
+
+
+@final
 @dataclass(slots=True, eq=False)
 class Running:
     """A claimed run. Its slot of the worker's capacity is taken until Redis knows how it ended."""
@@ -51,6 +64,7 @@ class Running:
     last_delivery: bool
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     stop: Stop | None = None
+    phase: Phase = Phase.CLAIMED
     started_s: float = 0.0
     """Monotonic."""
 
@@ -64,8 +78,8 @@ class Running:
 
     @property
     def cancellable(self) -> bool:
-        """Threads are not."""
-        return is_async(self.task.function)
+        """Threads are not, once they have begun."""
+        return self.phase is Phase.CLAIMED or is_async(self.task.function)
 
     @property
     def timeout_s(self) -> float:
@@ -80,8 +94,8 @@ class Running:
         return given
 
     def tell_to_stop(self, why: Stop) -> None:
-        """Cancel the body, if it can be; the first reason counts."""
-        if self.cancellable and self.stop is None:
+        """Cancel the body, if it can be and has not ended; the first reason counts."""
+        if self.cancellable and self.stop is None and self.phase is not Phase.ENDED:
             self.stop = why
             self.scope.cancel()
 
@@ -116,13 +130,13 @@ async def perform(running: Running, threads: Threads) -> BodyEnd:
 
     If cancelled from outside, an asynchronous body has ended when this raises; a thread goes on.
     """
-    timeout_s = running.timeout_s
+    running.phase = Phase.BODY
     function = partial(running.task.function, **running.kwargs)
     with running.context.entered():
         if not running.cancellable:
-            return await _in_thread(threads.start(running, function), timeout_s)
+            return await _in_thread(threads.start(running, partial(_call, function)), running.timeout_s)
         try:
-            with running.scope, trio.move_on_after(timeout_s) as limit:
+            with running.scope, trio.move_on_after(running.timeout_s) as limit:
                 await function()
         except BaseException as error:
             if _contains_cancelled(error):
@@ -144,6 +158,15 @@ async def _in_thread(call: ThreadCall, timeout_s: float) -> BodyEnd:
         await call.done.wait()
         return Returned(call.error)
     return TimedOut(call)
+
+
+def _call(function: Callable[[], object]) -> None:
+    """Call a plain function; one that only makes a coroutine has done nothing, and must not count as done."""
+    result = function()
+    if isawaitable(result):
+        if isinstance(result, Coroutine):
+            result.close()
+        raise NotAwaited(function_name(function))
 
 
 def _contains_cancelled(error: BaseException) -> bool:

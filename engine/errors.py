@@ -300,6 +300,17 @@ class NoCurrentRun(TroupeError, LookupError):
         return "no run is current here: call RunContext.current() in a task's function, or in what it calls"
 
 
+class NotAwaited(TroupeError, TypeError):
+    """A task's plain function returned an awaitable, which nobody awaits. Whoever wrote the task can act on it."""
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+        super().__init__(function)
+
+    def __str__(self) -> str:
+        return f"{self.function} returned an awaitable; declare it with async def, and await it there"
+
+
 class ConfigWarning(UserWarning):
     """A setting is valid and probably not what was meant."""
 
@@ -327,7 +338,7 @@ class EngineStateError(TroupeError, RuntimeError):
 
 
 class RedisUnreachable(TroupeError):
-    """No connection to Redis within ``startup_timeout``. Whoever deploys can act on it: the address, or Redis itself."""
+    """No connection to Redis within ``startup_timeout``. Whoever deploys can act on it."""
 
     def __init__(self, address: str, waited_s: float, last_error: str | None) -> None:
         self.address, self.waited_s, self.last_error = address, waited_s, last_error

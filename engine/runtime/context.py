@@ -28,10 +28,10 @@ class Environment:
 
 
 def default_environment() -> Environment:
-    """The real sources: the host's clock, a seeded-by-the-system generator, ids of 64 random bits."""
+    """The real sources: the host's clock, the system's generator, ids of 64 random bits."""
     return Environment(
         clock=Clock(),
-        random=random.Random(),  # noqa: S311  # spreads delays; ids come from secrets
+        random=random.SystemRandom(),  # forks of one process must not draw the same delays
         new_id=lambda: secrets.token_hex(8),
     )
 

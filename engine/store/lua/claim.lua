@@ -7,7 +7,7 @@
 -- Repeatable: the same token gets the same fence and counts nothing.
 local ITEM, RUNNING = 3, {running = true}
 local worker, token, expiry = ARGV[2], ARGV[3], NOW + ARGV[4]
-local granted = {} -- live indexes of tasks that do not overlap themselves and got a run in this call
+local granted = {} -- live index of a task that does not overlap itself -> the run that it got in this call
 return each((#ARGV - 4) / ITEM, function(i)
   local at = 5 + (i - 1) * ITEM
   local id, entry, priority = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -31,11 +31,11 @@ return each((#ARGV - 4) / ITEM, function(i)
   end
   if fresh and not run.force and paused(run.task) then return refuse('skipped', 'paused') end
   if run.overlap ~= 'allow' then
-    if granted[run.live] or others(run.live, id, RUNNING) then
+    if (granted[run.live] or id) ~= id or others(run.live, id, RUNNING) then
       if fresh then return refuse('skipped', 'overlap') end
       return refuse('failed', 'superseded')
     end
-    granted[run.live] = true
+    granted[run.live] = id
   end
   local fence = int(math.max(run.fence + 1, NOW))
   return {'claimed', fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}, function()

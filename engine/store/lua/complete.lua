@@ -16,7 +16,7 @@ return each((#ARGV - 2) / ITEM, function(i)
   tell(run, line)
   return 'ok', function()
     redis.call('ZREM', LEASES, lease(run))
-    if verdict == 'dead' then bury_run(run, reason) end
+    if verdict == 'dead' and not (run.abandoned or run.removed) then bury_run(run, reason) end
     finish(run, verdict, reason)
   end
 end)

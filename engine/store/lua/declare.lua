@@ -6,7 +6,11 @@ redis.call('GET', KEYS[3])
 redis.call('XLEN', KEYS[4])
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 'known' end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-if redis.call('HLEN', KEYS[1]) < tonumber(ARGV[4]) then return 'page' end
+if redis.call('HLEN', KEYS[1]) < tonumber(ARGV[4]) then
+  redis.call('EXPIRE', KEYS[1], 600) -- a set whose process died before its last page
+  return 'page'
+end
+redis.call('PERSIST', KEYS[1])
 local clock = redis.call('TIME')
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)))
 redis.call('INCR', KEYS[3])

@@ -13,7 +13,6 @@ return each((#ARGV - 2) / ITEM, function(i)
   if run.ended == token then return 'ok' end
   if run.state ~= 'running' or run.worker ~= worker or run.fence ~= fence then return 'fenced' end
   check(run)
-  redis.call('XLEN', STREAMS[run.priority])
   return 'ok', function()
     redis.call('ZREM', LEASES, lease(run))
     redis.call('SREM', CANCEL, lease(run))

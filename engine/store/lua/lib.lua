@@ -31,19 +31,28 @@ local function item(i, id)
   return load(id, KEYS[at], KEYS[at + 1], KEYS[at + 2])
 end
 
+-- The keys that all items share. One of another type refuses the whole call, while nothing is written yet.
+local function intact()
+  for _, key in ipairs({DUE, LEASES}) do redis.call('ZCARD', key) end
+  for _, key in ipairs({WAKE, DEAD, STREAMS.high, STREAMS.low}) do redis.call('XLEN', key) end
+  redis.call('SCARD', CANCEL)
+  redis.call('HLEN', PAUSED)
+end
+
 -- Decide about every item before the first write, since Lua does not roll back; then do what was decided.
 -- decide(i) returns a reply, and a function that does it or nil. An item whose keys are broken (another type)
 -- answers {'broken', why} and stops no other.
 local function each(count, decide)
-  local replies, acts = {}, {}
+  local replies, acts, any = {}, {}, false
   for i = 1, count do
     local fine, reply, act = pcall(decide, i)
     if fine then
-      replies[i], acts[i] = reply, act
+      replies[i], acts[i], any = reply, act, any or act ~= nil
     else
       replies[i] = {'broken', type(reply) == 'table' and reply.err or tostring(reply)}
     end
   end
+  if any then intact() end
   for i = 1, count do
     if acts[i] then acts[i]() end
   end
@@ -66,10 +75,15 @@ local function others(live, id, states)
   return false
 end
 
--- A type error is found here, while nothing is written yet.
+-- A key of another type, or a record with holes, is found here, while nothing is written yet.
 local function check(run)
   redis.call('XLEN', run.ledger)
   redis.call('HLEN', run.live)
+  if not run.state then return end
+  if not (run.task and run.slot and STREAMS[run.priority] and tonumber(run.attempt) and tonumber(run.deliveries)
+      and tonumber(run.fence)) then
+    error('the record of ' .. run.id .. ' is incomplete', 0)
+  end
 end
 
 local function lease(run)
@@ -105,17 +119,19 @@ local function tell(run, line)
   run.story = table.concat(lines, '\n', math.max(1, #lines - 19))
 end
 
--- One ledger entry for neighbouring slots that did not run for the same reason. Growing first, see enqueue.
-local function passed_over(ledger, verdict, reason, from, to, count)
+-- One ledger entry for neighbouring slots that did not run for the same reason. Neighbours: the entry says which slot
+-- comes after it, so a slot that was published in between, and may still be running, parts them. Growing first, see
+-- enqueue.
+local function passed_over(ledger, verdict, reason, from, to, count, next_at)
   local last = redis.call('XREVRANGE', ledger, '+', '-', 'COUNT', 1)[1]
   local old = {}
   if last then
     for i = 1, #last[2], 2 do old[last[2][i]] = last[2][i + 1] end
   end
-  local joined = old.from and old.verdict == verdict and old.reason == reason
+  local joined = old.next == from and old.verdict == verdict and old.reason == reason
   if joined then from, count = old.from, old.count + count end
   redis.call('XADD', ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', verdict, 'reason', reason,
-    'from', from, 'to', to, 'count', int(count))
+    'from', from, 'to', to, 'count', int(count), 'next', next_at)
   if joined then redis.call('XDEL', ledger, last[1]) end
 end
 
@@ -135,7 +151,13 @@ end
 
 -- Give up on a run: kept whole in the dead stream, for whoever decides to run it again.
 local function bury_run(run, reason)
-  local whole = redis.call('HGETALL', run.key)
+  local record, rest = redis.call('HGETALL', run.key), {}
+  for i = 1, #record, 2 do
+    if record[i] ~= 'story' then -- the record's own lacks the last attempt
+      rest[#rest + 1] = record[i]
+      rest[#rest + 1] = record[i + 1]
+    end
+  end
   redis.call('XADD', DEAD, 'MAXLEN', '~', 10000, '*', 'run', run.id, 'reason', reason, 'at', int(NOW),
-    'story', run.story or '', unpack(whole))
+    'story', run.story or '', unpack(rest))
 end

@@ -18,7 +18,7 @@ return each((#ARGV - 2) / ITEM, function(i)
   if count > 0 and tonumber(last) > NOW then return {'early', NOW} end
   redis.call('XLEN', ledger)
   return 'done', function()
-    if count > 0 then passed_over(ledger, verdict, reason, int(expected), last, count) end
+    if count > 0 then passed_over(ledger, verdict, reason, int(expected), last, count, next_at) end
     if next_at == '' then
       redis.call('ZREM', DUE, 't/' .. task)
     else

@@ -40,7 +40,7 @@ return each((#ARGV - 3) / ITEM, function(i)
   end
   local function skip(reason)
     return {'skipped', reason}, function()
-      passed_over(run.ledger, 'skipped', reason, int(expected), int(expected), 1)
+      passed_over(run.ledger, 'skipped', reason, int(expected), int(expected), 1, next_at)
       move()
     end
   end
@@ -53,7 +53,9 @@ return each((#ARGV - 3) / ITEM, function(i)
   local retries = {}
   if overlap ~= 'allow' then
     for _, retry in ipairs(superseded(run.live)) do
-      retries[#retries + 1] = load(retry, RUNS .. retry, run.live, run.ledger)
+      local waiting = load(retry, RUNS .. retry, run.live, run.ledger)
+      check(waiting)
+      retries[#retries + 1] = waiting.state and waiting or nil
     end
   end
   return 'published', function()

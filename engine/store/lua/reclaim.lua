@@ -1,7 +1,8 @@
 --#include lib
 -- Take runs from workers that are lost. running -> queued, or dead after max_deliveries.
--- ARGV[2] worker:epoch:nonce, ARGV[3] max_deliveries, ARGV[4] the key of the workers' presence (KEYS[#KEYS]); then for
---   each item: run id, fence seen, expiry seen ms, line of the story
+-- KEYS: the last is the workers' presence
+-- ARGV[2] worker:epoch:nonce, ARGV[3] max_deliveries; then for each item: run id, fence seen, expiry seen ms, line of
+--   the story
 -- reply: 'deposed', or for each item {'queued', worker}, {'dead', worker}, 'ended' (an abandoned or removed run: its
 --   verdict stands), 'renewed' (its lease is not the one that was seen), 'gone' or {'broken', why}
 -- Repeatable: compares fence and expiry. Counts a delivery unless the lost worker was draining. Growing first.
@@ -17,10 +18,12 @@ return each((#ARGV - 3) / ITEM, function(i)
   if not score then return 'gone' end
   if tonumber(score) ~= expiry then return 'renewed' end
   if run.state ~= 'running' or run.fence ~= fence then
-    return 'gone', function() redis.call('ZREM', LEASES, member) end
+    return 'gone', function()
+      redis.call('ZREM', LEASES, member)
+      redis.call('SREM', CANCEL, member)
+    end
   end
   check(run)
-  redis.call('XLEN', STREAMS[run.priority])
   if run.abandoned or run.removed then
     return 'ended', function() finish(run) end
   end

@@ -18,7 +18,6 @@ return each((#ARGV - 2) / ITEM, function(i)
     return 'gone', function() redis.call('ZREM', DUE, member) end
   end
   check(run)
-  redis.call('XLEN', STREAMS[run.priority])
   local started = run.state == 'waiting'
   local function refuse(verdict, reason)
     return {'ended', verdict, reason}, function() finish(run, verdict, reason) end

@@ -6,6 +6,7 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'deposed' end
 redis.call('GET', KEYS[3])
 redis.call('XLEN', KEYS[4])
+redis.call('HLEN', KEYS[2])
 local gone, changed = 0, 0
 for i = 3, #ARGV do
   gone = gone + redis.call('ZREM', KEYS[5], 't/' .. ARGV[i])

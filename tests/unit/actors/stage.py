@@ -1,0 +1,297 @@
+"""A stage for actors in virtual time: any number of workers, or single actors, over one Redis in this process."""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+import trio.testing
+
+from actors.identity import Identity
+from actors.messages import Drain
+from engine.assembly import Parts, assemble
+from engine.config import Config
+from engine.domain.group import TaskGroup
+from engine.errors import RedisUnavailable
+from engine.runtime import (
+    Child,
+    ChildFailed,
+    Environment,
+    Mailbox,
+    Strategy,
+    Supervision,
+    Supervisor,
+    SupervisorEvent,
+    virtual_clock,
+)
+from engine.runtime.slot import ActorSlot
+from engine.store.client import Client
+from engine.store.inprocess import InProcess, InProcessServer
+from engine.store.store import Store
+from engine.store.transport import Lane, LinkStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from trio.testing import MockClock
+
+    from engine.store.ledger import LedgerEntry
+
+M = TypeVar("M")
+
+EPOCH_S = 1_764_000_000.0
+"""The wall clock when trio's is 0: a full hour, 2025-11-24 16:00 UTC."""
+
+EPOCH_MS = round(EPOCH_S * 1000)
+
+
+def at_ms(seconds: float) -> int:
+    """Unix milliseconds at that instant of trio's clock."""
+    return EPOCH_MS + round(seconds * 1000)
+
+
+def config(**settings: Any) -> Config:
+    """A Config; its Redis is the one in this process."""
+    return Config(redis_host="in-process", **settings)
+
+
+def mail(mailbox: Mailbox[M]) -> list[M]:
+    """Everything that waits in a mailbox whose reader is the test."""
+    return [mailbox.take() for _ in range(mailbox.statistics().depth)]
+
+
+class Cable:
+    """A `Transport` to the shared server that can be cut for one worker alone."""
+
+    def __init__(self, server: InProcessServer) -> None:
+        self._inner = InProcess(server)
+        self._whole = trio.Event()
+        self._whole.set()
+        self._joined_s = -math.inf
+        self._reads: set[trio.CancelScope] = set()
+        self.sent: list[tuple[Any, ...]] = []
+        """Every command of the first lane, in order."""
+        self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
+        self.runs = Client(partial(self._request, Lane.RUNS), may_block=True)
+        self.events = Client(partial(self._request, Lane.EVENTS), may_block=True)
+
+    def cut(self) -> None:
+        """Fail everything from now on, the reads in progress included."""
+        self._whole = trio.Event()
+        for read in self._reads:
+            read.cancel()
+
+    def join(self) -> None:
+        """Be whole again."""
+        self._joined_s = trio.current_time()
+        self._whole.set()
+
+    def is_up(self) -> bool:
+        return self._whole.is_set() and self._inner.is_up()
+
+    async def wait_up(self) -> None:
+        while not self.is_up():
+            await self._whole.wait()
+            await self._inner.wait_up()
+
+    async def unblock(self, lane: Lane) -> None:
+        if not self._whole.is_set():
+            raise RedisUnavailable("the cable is cut")
+        await self._inner.unblock(lane)
+
+    def statistics(self) -> LinkStatistics:
+        return self._inner.statistics()
+
+    def steady_since_s(self, *, slower_than_s: float) -> float:
+        if not self._whole.is_set():
+            return trio.current_time()
+        return max(self._joined_s, self._inner.steady_since_s(slower_than_s=slower_than_s))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        await self._inner.run(task_status=task_status)
+
+    async def _request(self, lane: Lane, args: tuple[Any, ...], block_s: float) -> Any:
+        if self._whole.is_set():
+            if lane is Lane.COMMANDS:
+                self.sent.append(args)
+            with trio.CancelScope() as read:
+                self._reads.add(read)
+                try:
+                    return await self._inner._lanes[lane].request(args, block_s)
+                finally:
+                    self._reads.discard(read)
+        raise RedisUnavailable("the cable is cut")
+
+
+class Worker:
+    """One process of the cluster: a whole tree with a cable of its own."""
+
+    def __init__(self, stage: Stage, number: int, groups: tuple[TaskGroup, ...], settings: dict[str, Any]) -> None:
+        self.config = config(**settings)
+        self.cable = Cable(stage.server)
+        self.environment = stage.environment(number)
+        self.identity = Identity("test", f"host{number}", number, f"{number:016x}")
+        self.crashes: list[ChildFailed] = []
+        """Expected by a test if it clears them."""
+        self.troupe = assemble(
+            Parts(
+                config=self.config,
+                store=Store.over(self.cable, prefix="troupe", ledger_length=self.config.ledger_length),
+                identity=self.identity,
+                groups=groups,
+                services=(self.cable.run,),
+                redis_label="in process",
+                snapshot=lambda: self.supervision.snapshot().to_dict(),
+                started_ms=stage.now_ms(),
+            )
+        )
+        self.supervision = Supervision(self.troupe.spec, self.environment, on_event=self._heard)
+        self._life = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with self._life:
+            await self.supervision.run(task_status=task_status)  # type: ignore[arg-type] # any value will do
+
+    def kill(self) -> None:
+        """End the process with no last word to Redis."""
+        self.cable.cut()
+        self._life.cancel()
+
+    async def stop(self) -> None:
+        """Stop in order: drain everybody at once, then the children in reverse start order."""
+        async with trio.open_nursery() as nursery:
+            for mailbox in (self.troupe.leader, self.troupe.heartbeat, self.troupe.consumer):
+                if mailbox is not None:
+                    nursery.start_soon(partial(mailbox.ask, Drain, timeout_s=100))  # type: ignore[arg-type]
+        self.supervision.stop()
+        await self.supervision.wait_stopped()
+
+    def crash(self, name: str) -> None:
+        """Have one actor crash: no actor understands this message."""
+        self.mailbox(name).tell(object())
+
+    def mailbox(self, name: str) -> Mailbox[Any]:
+        return self._slot(name).mailbox
+
+    def restarts(self, name: str) -> int:
+        return self._slot(name).restarts
+
+    def doing(self, name: str) -> str:
+        return self._slot(name).doing()
+
+    @property
+    def leads(self) -> bool:
+        return self.doing("leader").startswith("leading")
+
+    def _slot(self, name: str) -> ActorSlot:
+        [found] = [slot for slot in self.supervision._root.walk() if slot.name == name]
+        assert isinstance(found, ActorSlot)
+        return found
+
+    def _heard(self, event: SupervisorEvent) -> None:
+        if isinstance(event, ChildFailed):
+            self.crashes.append(event)
+
+
+class Stage:
+    """The server, the workers on it, and a store of the test's own to look at it."""
+
+    def __init__(self, clock: MockClock, nursery: trio.Nursery) -> None:
+        self.clock, self.nursery = clock, nursery
+        self.server = InProcessServer(wall=lambda: EPOCH_S + trio.current_time() + self.redis_ahead_s)
+        self.redis_ahead_s = 0.0
+        """How far the clock of Redis stands before that of the processes."""
+        self.workers: list[Worker] = []
+        self._processes = count(1)
+        self.store = self.new_store()
+        self.watched: list[list[SupervisorEvent]] = []
+
+    def now_ms(self) -> int:
+        return at_ms(trio.current_time())
+
+    def environment(self, number: int) -> Environment:
+        """Time, chance and ids of one process."""
+        ids = count(1)
+        return Environment(
+            clock=virtual_clock(EPOCH_S), random=random.Random(number), new_id=lambda: f"{number:08x}{next(ids):08x}"
+        )
+
+    def new_store(self, transport: Cable | None = None) -> Store:
+        return Store.over(transport or Cable(self.server), prefix="troupe")
+
+    async def worker(self, *groups: TaskGroup, **settings: Any) -> Worker:
+        """Start a process and return when its tree is up."""
+        worker = Worker(self, next(self._processes), groups, settings)
+        self.workers.append(worker)
+        await self.nursery.start(worker.run)
+        return worker
+
+    async def actor(self, child: Child, *, events: list[SupervisorEvent] | None = None) -> Supervision:
+        """Start one actor, alone under a supervisor."""
+        heard: list[SupervisorEvent] = [] if events is None else events
+        if events is None:
+            self.watched.append(heard)
+        spec = Supervisor("stage", Strategy.ONE_FOR_ONE, (child,))
+        supervision = Supervision(spec, self.environment(next(self._processes)), on_event=heard.append)
+        await self.nursery.start(supervision.run)
+        return supervision
+
+    async def until(self, seconds: float) -> None:
+        """Let time pass up to that instant, and everything that happens then happen."""
+        await trio.sleep_until(seconds)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def becomes(self, condition: Callable[[], Awaitable[object]], *, within_s: float = 60.0) -> float:
+        """Wait until Redis shows something; the instant at which it did."""
+        with trio.fail_after(within_s):
+            while not await condition():
+                await self.server.wait_change()
+                await self.settle()
+        return trio.current_time()
+
+    @contextmanager
+    def time_stands_still(self) -> Iterator[None]:
+        """No time passes by itself, as long as threads are at work that no virtual clock can wait for."""
+        self.clock.autojump_threshold = math.inf
+        try:
+            yield
+        finally:
+            self.clock.autojump_threshold = 0
+
+    async def verdicts(self, task_id: str) -> list[tuple[str, str]]:
+        """Verdict and reason of each entry of a ledger, the oldest first."""
+        return [(entry.verdict, entry.reason) for entry in await self.ledger(task_id)]
+
+    async def ledger(self, task_id: str) -> list[LedgerEntry]:
+        return await self.store.ledger.all(task_id)
+
+    def check_for_crashes(self) -> None:
+        """No actor crashed, but those of whom a test took note."""
+        crashes = [str(crash) for worker in self.workers for crash in worker.crashes]
+        crashes += [str(event) for heard in self.watched for event in heard if isinstance(event, ChildFailed)]
+        assert crashes == []
+
+
+def group(name: str = "g", **settings: Any) -> TaskGroup:
+    return TaskGroup(name, **settings)
+
+
+def noting(group: TaskGroup, expression: str, *, name: str = "t", **settings: Any) -> list[float]:
+    """Declare a task that notes the instant of each start and ends at once."""
+    started_s: list[float] = []
+
+    async def note() -> None:
+        await trio.lowlevel.checkpoint()
+        started_s.append(trio.current_time())
+
+    group.add_task(expression, name=name, **settings)(note)
+    return started_s
