@@ -109,15 +109,14 @@ def enrolments(
 ) -> tuple[list[Enrolment], list[Move]]:
     """What brings ``due`` in line with the catalogue: first instants for new tasks, others for changed schedules.
 
-    A task whose due instant is no instant of its schedule was declared with another one; if that slot was open, it is
-    recorded as missed.
+    A task whose due instant is no instant of its schedule, or not the next one, was declared with another schedule; if
+    that slot was open, it is recorded as missed.
     """
     new: list[Enrolment] = []
     moved: list[Move] = []
     for task_id, task in tasks.items():
-        due_ms = known.get(task_id)
+        due_ms, first_ms = known.get(task_id), task.schedule.next_after(now_ms)
         if due_ms is None:
-            first_ms = task.schedule.next_after(now_ms)
             if first_ms is not None:
                 new.append(
                     Enrolment(
@@ -128,12 +127,12 @@ def enrolments(
                         overlap=overlap_of(allow_parallel=task.allow_parallel, default=allow_parallel).value,
                     )
                 )
-        elif not task.schedule.is_instant(due_ms):
+        elif not task.schedule.is_instant(due_ms) or (first_ms is not None and due_ms > first_ms):
             moved.append(
                 Move(
                     task_id=task_id,
                     due_ms=due_ms,
-                    next_ms=task.schedule.next_after(now_ms),
+                    next_ms=first_ms,
                     count=1 if due_ms <= now_ms else 0,
                     last_ms=due_ms,
                 )

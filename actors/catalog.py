@@ -11,11 +11,13 @@ import trio
 
 from actors.messages import (
     CatalogInbox,
+    CatalogueAsked,
     CatalogueRead,
     LeadershipEnded,
     LeadershipTaken,
     Refresh,
     SeatVacated,
+    TermAsked,
     Woken,
 )
 from actors.outage import PAUSE_S, insist
@@ -73,6 +75,7 @@ class Catalog(Actor[CatalogInbox]):
         self._consumer, self._scheduling = consumer, scheduling
         self._digest = digest(declaration.definitions, declaration.functions)
         self._version = -1
+        self._news: CatalogueRead | None = None
         self._sets: Mapping[str, DeclaredSet] = {}
         self._leading = False
         self._strangers: set[str] = set()
@@ -82,6 +85,8 @@ class Catalog(Actor[CatalogInbox]):
         self._again = Timer[CatalogInbox](self.context, Refresh(None))
         self.context.nursery.start_soon(self._declare)
         self.context.nursery.start_soon(self._listen)
+        if self._scheduling is not None:
+            self._scheduling.leader.tell(TermAsked())
 
     async def receive(self, message: CatalogInbox) -> None:
         """Read the catalogue when it changed."""
@@ -89,9 +94,13 @@ class Catalog(Actor[CatalogInbox]):
             case Refresh():
                 if message.version is None or message.version != self._version:
                     await self._refresh()
+            case CatalogueAsked():
+                if self._news is not None:
+                    self._tell_all(self._news)
             case LeadershipTaken():
-                self._leading = True
-                await self._listen_anew()
+                if not self._leading:
+                    self._leading = True
+                    await self._listen_anew()
             case LeadershipEnded():
                 self._leading = False
             case _:
@@ -113,13 +122,16 @@ class Catalog(Actor[CatalogInbox]):
             return
         self._version = contents.version
         self._sets = {found.digest: found for found in contents.sets}
-        news = read_catalogue(contents)
+        news = self._news = read_catalogue(contents)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
+        self._tell_all(news)
+        self._warn_of_strangers(news, workers)
+
+    def _tell_all(self, news: CatalogueRead) -> None:
         self._consumer.tell(news)
         if self._scheduling is not None:
             self._scheduling.coordinator.tell(news)
             self._scheduling.reconciler.tell(news)
-        self._warn_of_strangers(news, workers)
 
     def _warn_of_strangers(self, news: CatalogueRead, workers: list[Presence]) -> None:
         """Two live workers on one prefix with no task in common are two applications: both run all of theirs."""

@@ -9,6 +9,7 @@ import trio
 
 from actors.intake import Intake
 from actors.messages import (
+    CatalogueAsked,
     CatalogueRead,
     ConsumerInbox,
     Drain,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from actors.identity import Identity
-    from actors.messages import StatsInbox
+    from actors.messages import CatalogInbox, StatsInbox
     from actors.running import BodyEnd
     from actors.threads import ThreadCall, Threads
     from engine.config import Config
@@ -67,18 +68,20 @@ class Consumer(Actor[ConsumerInbox]):
         tasks: Mapping[str, Task],
         functions: Mapping[tuple[str, str], Callable[..., Any]],
         threads: Threads,
+        catalog: Mailbox[CatalogInbox],
         stats: Mailbox[StatsInbox],
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
         self._declared, self._functions = tasks, functions
         self._tasks: Mapping[str, Task] = tasks
-        self._threads, self._stats = threads, stats
+        self._threads, self._catalog, self._stats = threads, catalog, stats
         self._runs: dict[str, Running] = {}
         self._drained: Reply[None] | None = None
         self._changed = trio.Event()
 
     async def started(self) -> None:
         """Take over the threads of a former life, then read."""
+        self._catalog.tell(CatalogueAsked())
         self._settlement = Settlement(
             store=self._store, worker=self._identity.key, stats=self._stats, on_settled=self._settled
         )

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, assert_never, final
 
 from actors.agenda import WINDOW_MS, Agenda, enrolments, plan
 from actors.messages import (
+    CatalogueAsked,
     CatalogueRead,
     CoordinatorInbox,
     LeadershipEnded,
     LeadershipTaken,
     LeaseRenewed,
     Term,
+    TermAsked,
     Turn,
     Woken,
     WriteRefused,
@@ -28,12 +30,12 @@ from engine.store.timetable import Due, Early, Ended, Moved, Published, Queued, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from actors.messages import LeaderInbox
+    from actors.messages import CatalogInbox, LeaderInbox
     from engine.config import Config
     from engine.domain.task import Definition
     from engine.runtime import Mailbox
     from engine.store.store import Store
-    from engine.store.timetable import Slot
+    from engine.store.timetable import Move, Slot
 
 log = logging.getLogger("fastapi.task-manager.coordinator")
 
@@ -46,11 +48,13 @@ class Coordinator(Actor[CoordinatorInbox]):
     """Sleeps until the first due instant, then moves every due task past its slot, in one call for many.
 
     Owns nothing: ``due`` in Redis is the truth, the agenda a copy of its next ten seconds. A restart starts empty and
-    waits for the Leader and the Catalog to tell it again. Costs Redis as much as there is due, whatever there is.
+    asks the Leader and the Catalog to tell it again. Costs Redis as much as there is due, whatever there is.
     """
 
-    def __init__(self, *, config: Config, store: Store, leader: Mailbox[LeaderInbox]) -> None:
-        self._config, self._store, self._leader = config, store, leader
+    def __init__(
+        self, *, config: Config, store: Store, leader: Mailbox[LeaderInbox], catalog: Mailbox[CatalogInbox]
+    ) -> None:
+        self._config, self._store, self._leader, self._catalog = config, store, leader, catalog
         self._agenda = Agenda()
         self._term: Term | None = None
         self._renewed_at_s = 0.0
@@ -61,11 +65,15 @@ class Coordinator(Actor[CoordinatorInbox]):
     async def started(self) -> None:
         """Wait for a term."""
         self._timer = Timer[CoordinatorInbox](self.context, Turn())
+        self._leader.tell(TermAsked())
+        self._catalog.tell(CatalogueAsked())
         self.context.doing("following")
 
     async def receive(self, message: CoordinatorInbox) -> None:
         """Learn what changed, then take a turn."""
         match message:
+            case LeadershipTaken() if message.term == self._term:
+                return  # somebody else asked
             case LeadershipTaken():
                 self._term, self._renewed_at_s = message.term, message.renewed_at_s
                 self._enrolled = None
@@ -113,7 +121,7 @@ class Coordinator(Actor[CoordinatorInbox]):
         """One turn: renew if need be, bring ``due`` in line, publish what is due, sleep until the next instant."""
         if not await self._may_write(term):
             return
-        if self._enrolled is not self._tasks:
+        while self._enrolled is not self._tasks:
             await self._enroll(term)
         if self._agenda.horizon_ms <= self._now_ms():
             horizon_ms = self._now_ms() + WINDOW_MS
@@ -150,7 +158,10 @@ class Coordinator(Actor[CoordinatorInbox]):
         self._leader.tell(WriteRefused(term))
 
     async def _enroll(self, term: Term) -> None:
-        """Bring ``due`` in line with the catalogue: all of it in a new term, then only what changed."""
+        """Bring ``due`` in line with the catalogue: all of it in a new term, then only what changed.
+
+        Not done (to be repeated) when Redis says that this process's estimate of its time was wrong.
+        """
         tasks, former = self._tasks, self._enrolled
         if former is None:
             changed: Mapping[str, Definition] = tasks
@@ -159,8 +170,8 @@ class Coordinator(Actor[CoordinatorInbox]):
             changed = {task_id: task for task_id, task in tasks.items() if former.get(task_id) != task}
             known = await self._store.timetable.instants(list(changed))
         new, moved = enrolments(changed, known, self._now_ms(), allow_parallel=self._config.allow_parallel)
-        if moved:
-            await self._store.timetable.move(term.value, moved)
+        if moved and not await self._move(term, moved):
+            return
         if new:
             await self._store.timetable.enroll(term.value, new)
         if new or moved:
@@ -168,11 +179,20 @@ class Coordinator(Actor[CoordinatorInbox]):
             self._agenda.forget()
         self._enrolled = tasks
 
+    async def _move(self, term: Term, moves: list[Move]) -> bool:
+        """False if one was early; the clock is corrected then, and what is known of ``due`` may be wrong."""
+        early = [r for r in await self._store.timetable.move(term.value, moves) if isinstance(r, Early)]
+        if early:
+            self._correct(early[-1].redis_ms)
+            self._agenda.forget()
+        return not early
+
     async def _publish(self, term: Term, due: list[Due]) -> None:
         now_ms = self._now_ms()
         planned = plan(due, self._tasks, now_ms, allow_parallel=self._config.allow_parallel)
         if planned.moves:
-            await self._store.timetable.move(term.value, planned.moves)
+            if not await self._move(term, planned.moves):
+                return
             for move in planned.moves:
                 log.warning("Task %s missed %d slot(s), as its catch-up policy says", move.task_id, move.count)
         if planned.slots:

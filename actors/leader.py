@@ -14,6 +14,7 @@ from actors.messages import (
     LeaseRenewed,
     SeatVacated,
     Term,
+    TermAsked,
     WriteRefused,
 )
 from actors.outage import PAUSE_S
@@ -53,10 +54,12 @@ class Leader(Actor[LeaderInbox]):
         self._coordinator, self._reconciler, self._catalog = coordinator, reconciler, catalog
         self._lease_s = config.leader_lease_s
         self._term: Term | None = None
+        self._renewed_at_s = 0.0
         self._draining = False
 
     async def started(self) -> None:
-        """Begin the campaign at once."""
+        """Begin the campaign at once. The term of a former life, if there was one, is over."""
+        self._tell_all(LeadershipEnded())
         self._nonce = self.context.new_id()
         self._timer = Timer[LeaderInbox](self.context, Campaign())
         self._timer.after(0)
@@ -69,7 +72,11 @@ class Leader(Actor[LeaderInbox]):
                 await self._campaign()
             case LeaseRenewed():
                 if message.term == self._term:
+                    self._renewed_at_s = message.renewed_at_s
                     self._timer.after(self._config.leader_heartbeat_interval)
+            case TermAsked():
+                if self._term is not None:
+                    self._tell_all(LeadershipTaken(self._term, self._renewed_at_s))
             case WriteRefused():
                 if message.term == self._term:
                     self._step_down("another worker leads, or the lease ended")
@@ -100,11 +107,10 @@ class Leader(Actor[LeaderInbox]):
         match await self._store.election.elect(self._identity.key, self._nonce, lease_ms=lease_ms):
             case Elected() as won:
                 self._saw(won.redis_ms, sent_at_s)
-                self._term = Term(value=won.value, lease_s=self._lease_s)
+                self._term, self._renewed_at_s = Term(value=won.value, lease_s=self._lease_s), sent_at_s
                 log.info("Worker %s became LEADER (epoch %d)", self._identity.worker_id, won.epoch)
                 self.context.doing(f"leading, epoch {won.epoch}")
-                for mailbox in (self._coordinator, self._reconciler, self._catalog):
-                    mailbox.tell(LeadershipTaken(self._term, sent_at_s))
+                self._tell_all(LeadershipTaken(self._term, sent_at_s))
                 return self._config.leader_heartbeat_interval
             case Held() as held:
                 self.context.doing(f"following {held.worker}")
@@ -118,6 +124,7 @@ class Leader(Actor[LeaderInbox]):
                 return 0.0
             case answer:
                 self._saw(answer.redis_ms, sent_at_s)
+                self._renewed_at_s = sent_at_s
                 for mailbox in (self._coordinator, self._reconciler):
                     mailbox.tell(LeaseRenewed(term, sent_at_s, answer))
                 return self._config.leader_heartbeat_interval
@@ -126,8 +133,7 @@ class Leader(Actor[LeaderInbox]):
         self._term = None
         log.warning("Worker %s lost leadership: %s", self._identity.worker_id, why)
         self.context.doing("standing for election")
-        for mailbox in (self._coordinator, self._reconciler, self._catalog):
-            mailbox.tell(LeadershipEnded())
+        self._tell_all(LeadershipEnded())
 
     async def _resign(self) -> None:
         """Give up the term in one round trip; if Redis does not answer, the lease ends it."""
@@ -136,8 +142,7 @@ class Leader(Actor[LeaderInbox]):
         if self._term is None:
             return
         term, self._term = self._term, None
-        for mailbox in (self._coordinator, self._reconciler, self._catalog):
-            mailbox.tell(LeadershipEnded())
+        self._tell_all(LeadershipEnded())
         try:
             await self._store.election.resign(term.value)
         except RedisUnavailable as lost:
@@ -145,6 +150,10 @@ class Leader(Actor[LeaderInbox]):
         else:
             log.info("Worker %s released leadership", self._identity.worker_id)
         self.context.doing("resigned")
+
+    def _tell_all(self, news: LeadershipTaken | LeadershipEnded) -> None:
+        for mailbox in (self._coordinator, self._reconciler, self._catalog):
+            mailbox.tell(news)
 
     def _saw(self, redis_ms: int, sent_at_s: float) -> None:
         clock = self.context.clock

@@ -42,11 +42,11 @@ class SeatVacated:
 @final
 @dataclass(frozen=True, slots=True)
 class LeadershipTaken:
-    """This worker leads. Leader -> Coordinator, Reconciler, Catalog; once for each term."""
+    """This worker leads. Leader -> Coordinator, Reconciler, Catalog; for each term, and again when one of them asks."""
 
     term: Term
     renewed_at_s: float
-    """Monotonic instant at which the election was sent."""
+    """Monotonic instant at which the election, or the last renewal, was sent."""
 
 
 @final
@@ -65,6 +65,12 @@ class LeaseRenewed:
 @dataclass(frozen=True, slots=True)
 class LeadershipEnded:
     """This worker leads no longer, or resigned. Leader -> Coordinator, Reconciler, Catalog."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TermAsked:
+    """Does this worker lead? Coordinator, Reconciler, Catalog -> Leader, when they start: a restart knows nothing."""
 
 
 @final
@@ -98,6 +104,12 @@ class CatalogueRead:
 
     sets: Mapping[str, frozenset[str]]
     """Digest of a declared set -> ids of its tasks."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CatalogueAsked:
+    """Say again which tasks exist. Coordinator, Consumer, Reconciler -> Catalog, when they start."""
 
 
 # -- When what is due -----------------------------------------------------------------------------------------------
@@ -203,8 +215,8 @@ class Drain:
     """Sent when nothing is left to wait for."""
 
 
-LeaderInbox: TypeAlias = Campaign | SeatVacated | LeaseRenewed | WriteRefused | Drain
-CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh
+LeaderInbox: TypeAlias = Campaign | SeatVacated | LeaseRenewed | TermAsked | WriteRefused | Drain
+CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh | CatalogueAsked
 CoordinatorInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogueRead | Woken | Turn
 ConsumerInbox: TypeAlias = CatalogueRead | RunsAsked | StopRuns | LeasesInDanger | Drain
 StatsInbox: TypeAlias = RunsEnded | CountsAsked

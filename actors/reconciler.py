@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, assert_never, final
 
 from actors.messages import (
+    CatalogueAsked,
     CatalogueRead,
     LeadershipEnded,
     LeadershipTaken,
@@ -14,6 +15,7 @@ from actors.messages import (
     Look,
     ReconcilerInbox,
     Term,
+    TermAsked,
     WriteRefused,
 )
 from actors.timer import Timer
@@ -26,7 +28,7 @@ from engine.store.session import Broken, Deposed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from actors.messages import LeaderInbox
+    from actors.messages import CatalogInbox, LeaderInbox
     from engine.config import Config
     from engine.runtime import Mailbox
     from engine.store.leases import Lease, Presence
@@ -48,8 +50,10 @@ class Reconciler(Actor[ReconcilerInbox]):
     Owns observations only: a restart, or another leader, begins them anew, which delays a reclaim and never hastens it.
     """
 
-    def __init__(self, *, config: Config, store: Store, leader: Mailbox[LeaderInbox]) -> None:
-        self._config, self._store, self._leader = config, store, leader
+    def __init__(
+        self, *, config: Config, store: Store, leader: Mailbox[LeaderInbox], catalog: Mailbox[CatalogInbox]
+    ) -> None:
+        self._config, self._store, self._leader, self._catalog = config, store, leader, catalog
         self._lease_s = config.run_lease_s
         self._watch = Watch(self._lease_s)
         self._term: Term | None = None
@@ -64,11 +68,15 @@ class Reconciler(Actor[ReconcilerInbox]):
     async def started(self) -> None:
         """Wait for a term."""
         self._timer = Timer[ReconcilerInbox](self.context, Look())
+        self._leader.tell(TermAsked())
+        self._catalog.tell(CatalogueAsked())
         self.context.doing("following")
 
     async def receive(self, message: ReconcilerInbox) -> None:
         """Look when it is time, while leading."""
         match message:
+            case LeadershipTaken() if message.term == self._term:
+                pass  # somebody else asked
             case LeadershipTaken():
                 self._term, self._renewed_at_s = message.term, message.renewed_at_s
                 self._steady_since_s = self._swept_at_s = self.context.clock.monotonic()

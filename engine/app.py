@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from engine.connect import Place
     from engine.domain.group import TaskGroup
     from engine.runtime import Environment, Node
+    from engine.store.link import Link
+    from engine.store.transport import LinkStatistics
 
 __all__ = ["Engine"]
 
@@ -63,6 +65,7 @@ class Engine:
         self._environment = environment
         self._supervision: Supervision | None = None
         self._identity: Identity | None = None
+        self._link: Link | None = None
         self._stop = trio.Event()
         self._serving = False
         for group in groups:
@@ -100,6 +103,16 @@ class Engine:
         if self._supervision is None:
             raise EngineStateError("tree", "there is none before the engine starts")
         return self._supervision.snapshot()
+
+    def link_statistics(self) -> LinkStatistics:
+        """Counters and state of the connections to Redis, as they are now or were at the end.
+
+        Raises:
+            EngineStateError: the engine has not started yet.
+        """
+        if self._link is None:
+            raise EngineStateError("link_statistics", "there is no connection before the engine starts")
+        return self._link.statistics()
 
     def stop(self) -> None:
         """Ask for a graceful stop, and return at once. From the thread in which the engine runs."""
@@ -157,7 +170,7 @@ class Engine:
     ) -> None:
         config, environment = self.config, self._environment or default_environment()
         identity = self._identity = Identity.make(config.worker_service_name, environment.new_id())
-        link = link_to(place.address, config, name=f"troupe-{identity.pid}-{identity.nonce[:4]}")
+        link = self._link = link_to(place.address, config, name=f"troupe-{identity.pid}-{identity.nonce[:4]}")
         troupe = assemble(
             Parts(
                 config=config,

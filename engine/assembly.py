@@ -121,6 +121,7 @@ def assemble(parts: Parts) -> Troupe:
             tasks=tasks,
             functions=functions,
             threads=threads,
+            catalog=catalog,
             stats=stats,
         )
 
@@ -165,12 +166,12 @@ def _scheduling(
             Child("leader", make_leader, mail.leader),
             Child(
                 "coordinator",
-                lambda: Coordinator(config=config, store=store, leader=mail.leader),
+                lambda: Coordinator(config=config, store=store, leader=mail.leader, catalog=catalog),
                 mail.coordinator,
             ),
             Child(
                 "reconciler",
-                lambda: Reconciler(config=config, store=store, leader=mail.leader),
+                lambda: Reconciler(config=config, store=store, leader=mail.leader, catalog=catalog),
                 mail.reconciler,
             ),
         ),

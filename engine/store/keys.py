@@ -31,11 +31,6 @@ class Keys:
         return f"{{{quote(self.prefix, safe='')}}}:"
 
     @cached_property
-    def meta(self) -> str:
-        """HASH schema. Stays."""
-        return self.tag + "meta"
-
-    @cached_property
     def version(self) -> str:
         """STRING counter, bumped by every change of catalogue or pause. Stays."""
         return self.tag + "version"

@@ -252,9 +252,10 @@ class RunStore:
         raw = await self.session.on_runs(_DEFER, head, [entry.item for entry in entries])
         return [_defer_reply(reply) for reply in raw]
 
-    async def release(self, entries: Sequence[Entry]) -> None:
-        """Give back entries that were read and never claimed."""
-        await self.session.on_runs(_RELEASE, (), [entry.item for entry in entries])
+    async def release(self, entries: Sequence[Entry]) -> list[str | Broken]:
+        """Give back entries that were read and never claimed: ``requeued``, ``dropped`` or ``kept`` for each."""
+        replies = await self.session.on_runs(_RELEASE, (), [entry.item for entry in entries])
+        return [reply if isinstance(reply, str) else Broken(reply[1]) for reply in replies]
 
 
 def _entries(raw: Any, priority_of: dict[str, str]) -> list[Entry]:

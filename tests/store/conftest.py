@@ -10,6 +10,8 @@ import trio
 
 from engine.store.inprocess import InProcess
 from engine.store.link import Link
+from engine.store.store import Store
+from tests.store.scenario import Stage
 from tests.store.servers import NoSuchServer, RedisServer, find_binary
 
 if TYPE_CHECKING:
@@ -78,3 +80,15 @@ async def transport(
         await transport.commands.script_flush()
         yield transport
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def store(transport: Transport) -> Store:
+    """The typed operations over each transport in turn."""
+    return Store.over(transport, prefix="test")
+
+
+@pytest.fixture
+async def stage(store: Store) -> Stage:
+    """A leader is elected and workers can read."""
+    return await Stage.set(store)

