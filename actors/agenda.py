@@ -11,7 +11,7 @@ from engine.domain.slot import catch_up
 from engine.store.timetable import Due, Enrolment, Move, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from engine.domain.task import Definition
 
@@ -40,13 +40,20 @@ class Agenda:
         if due.at_ms < self.horizon_ms:
             heappush(self._heap, (due.at_ms, due.id, due.is_run))
 
+    def note(self, news: Collection[Due]) -> None:
+        """Take in what was heard of; no news in particular means that Redis is to be asked."""
+        if not news:
+            self.forget()
+        for due in news:
+            self.add(due)
+
     def take(self, now_ms: int) -> list[Due]:
-        """Remove what is due, earliest first."""
-        taken = []
+        """Remove what is due, earliest first, each once however often it was noted."""
+        taken: dict[Due, None] = {}
         while self._heap and self._heap[0][0] <= now_ms:
             at_ms, name, is_run = heappop(self._heap)
-            taken.append(Due(id=name, at_ms=at_ms, is_run=is_run))
-        return taken
+            taken[Due(id=name, at_ms=at_ms, is_run=is_run)] = None
+        return list(taken)
 
     @property
     def first_ms(self) -> int:

@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.domain.catalog import Declaration
     from engine.runtime import Mailbox
-    from engine.store.catalogue import Contents, DeclaredSet
+    from engine.store.catalogue import Contents, DeclaredSet, Event
     from engine.store.leases import Presence
     from engine.store.store import Store
+    from engine.store.timetable import Due
 
 log = logging.getLogger("fastapi.task-manager")
+
+MAX_WAKES = 100
+"""As many wake-ups are kept in their stream: of so many at once, some may have been trimmed before they were heard."""
 
 
 @final
@@ -158,23 +162,34 @@ class Catalog(Actor[CatalogInbox]):
         while True:
             leading = self._leading
             ids = await insist(store.transport, partial(store.catalogue.start, wake=leading))
+            # Whatever happened before this reader began:
             await self.context.mailbox.send(Refresh(None))
-            await self._tell({"wake", "resigned"})  # whatever happened before this reader began
+            await self._wake(())
+            await self._say_vacated()
             try:
                 while leading == self._leading:
                     events, ids = await store.catalogue.news(ids, block_ms=self._config.stream_block_ms)
-                    await self._tell({event.name for event in events})
+                    await self._pass_on(events)
             except RedisUnavailable:
                 await trio.sleep(PAUSE_S)
 
-    async def _tell(self, names: set[str]) -> None:
-        if self._scheduling is not None:
-            if "wake" in names and self._leading:
-                await self._scheduling.coordinator.send(Woken())
-            if "resigned" in names and not self._leading:
-                await self._scheduling.leader.send(SeatVacated())
+    async def _pass_on(self, events: list[Event]) -> None:
+        names = {event.name for event in events}
+        if "wake" in names:
+            due = tuple(event.due for event in events if event.due is not None)
+            await self._wake(due if len(due) < MAX_WAKES else ())
+        if "resigned" in names:
+            await self._say_vacated()
         if names - {"wake", "resigned"}:
             await self.context.mailbox.send(Refresh(None))
+
+    async def _wake(self, due: tuple[Due, ...]) -> None:
+        if self._scheduling is not None and self._leading:
+            await self._scheduling.coordinator.send(Woken(due))
+
+    async def _say_vacated(self) -> None:
+        if self._scheduling is not None and not self._leading:
+            await self._scheduling.leader.send(SeatVacated())
 
     async def _listen_anew(self) -> None:
         try:

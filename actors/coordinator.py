@@ -88,7 +88,7 @@ class Coordinator(Actor[CoordinatorInbox]):
             case CatalogueRead():
                 self._tasks = message.tasks
             case Woken():
-                self._agenda.forget()
+                self._agenda.note(message.due)
             case Turn():
                 pass
             case _:

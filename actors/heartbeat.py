@@ -6,6 +6,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, assert_never, final
 
+import trio
+
 from actors.messages import (
     Beat,
     CountsAsked,
@@ -100,15 +102,8 @@ class Heartbeat(Actor[HeartbeatInbox]):
         await self._ask_for_runs()
         details = await self._details()
         sent_at_s = self.context.clock.monotonic()
-        try:
-            answer = await self._store.leases.beat(
-                self._identity.key,
-                self._held,
-                lease_ms=round(self._lease_s * 1000),
-                details=details,
-                draining=self._draining,
-            )
-        except RedisUnavailable:
+        answer = await self._tell(details, until_s=max(self._safe_until_s, sent_at_s + self._lease_s / 12))
+        if answer is None:
             self._cut_off()
             self._timer.after(min(interval_s, PAUSE_S))
             return
@@ -116,6 +111,24 @@ class Heartbeat(Actor[HeartbeatInbox]):
         self._note(answer, sent_at_s)
         self.context.doing(f"keeping {len(self._held)} leases")
         self._timer.after(interval_s - (self.context.clock.monotonic() - started_s))
+
+    async def _tell(self, details: str, *, until_s: float) -> Answer | None:
+        """One beat; None if Redis does not answer, or not until then while leases are at stake.
+
+        A connection through which nothing comes looks open for longer than a lease may last.
+        """
+        with trio.CancelScope(deadline=until_s if self._held else float("inf")):
+            try:
+                return await self._store.leases.beat(
+                    self._identity.key,
+                    self._held,
+                    lease_ms=round(self._lease_s * 1000),
+                    details=details,
+                    draining=self._draining,
+                )
+            except RedisUnavailable:
+                pass
+        return None
 
     async def _ask_for_runs(self) -> None:
         try:
@@ -135,7 +148,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
 
     def _cut_off(self) -> None:
         """Has no beat got through for most of a lease? Then stop what can be stopped, once."""
-        if self._held and self.context.clock.monotonic() > self._safe_until_s:
+        if self._held and self.context.clock.monotonic() >= self._safe_until_s:
             self._safe_until_s = float("inf")
             log.error("Cut off from Redis for most of a lease: runs in progress are stopped and handed back later")
             self._consumer.tell(LeasesInDanger())

@@ -13,6 +13,7 @@ from typing import TypeAlias, final
 from engine.domain.task import Definition
 from engine.runtime import Reply
 from engine.store.election import Renewed
+from engine.store.timetable import Due
 
 
 @final
@@ -118,7 +119,10 @@ class CatalogueAsked:
 @final
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """Something became due earlier than all else. Catalog (which hears the wake stream) -> Coordinator."""
+    """Something became due soon, out of turn. Catalog (which hears the wake stream) -> Coordinator."""
+
+    due: tuple[Due, ...]
+    """Empty: there may be more than was heard of."""
 
 
 @final

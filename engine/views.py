@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, final
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from engine.store.ledger import LedgerEntry
     from engine.store.store import Store
 
-__all__ = ["TaskView", "WorkerView", "read_tasks", "read_workers"]
+__all__ = ["AttemptView", "TaskView", "WorkerView", "read_statistics", "read_tasks", "read_workers"]
 
 BATCH = 500
 """Tasks that are asked about at once."""
@@ -75,6 +76,31 @@ class TaskView:
         return asdict(self)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One attempt of a run that has its verdict."""
+
+    started_at: str | None
+    """UTC, ISO 8601, with milliseconds; None when its worker was lost, and what it knew with it."""
+
+    duration_s: float | None
+    """None as above."""
+
+    outcome: str
+    """``ran``, ``failed``, ``timed out``, ``cancelled`` or ``lost``."""
+
+    attempt: int
+    worker: str | None
+    """None as above."""
+
+    error: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
 async def read_workers(store: Store) -> list[WorkerView]:
     """Every worker that is present, the last seen first. Raises RedisUnavailable."""
     now_ms = await store.leases.redis_ms()
@@ -116,6 +142,53 @@ async def read_tasks(store: Store) -> list[TaskView]:
     return [views[task.id] for task in tasks]
 
 
+async def read_statistics(store: Store, task_id: str, *, history_runs: int, expiration_s: float) -> list[AttemptView]:
+    """The attempts of a task that started, the newest first: a view of its ledger. Raises RedisUnavailable.
+
+    Slots that did not run are no part of it, nor are attempts of runs that still have no verdict.
+
+    Args:
+        store: where to look.
+        task_id: as in ``Task.id``.
+        history_runs: the most attempts that are shown.
+        expiration_s: how far back they reach, in seconds; a lost attempt counts from when it was found lost.
+    """
+    oldest_ms = await store.leases.redis_ms() - round(expiration_s * 1000)
+    count = history_runs
+    while True:
+        entries = await store.ledger.newest(task_id, count=count)
+        found = [told for entry in entries for told in _attempts(entry) if told[0] >= oldest_ms]
+        # No attempt is younger than its verdict, so behind a verdict that is too old there is nothing.
+        if len(found) >= history_runs or len(entries) < count or _written_ms(entries[-1]) < oldest_ms:
+            break
+        count *= 2  # slots that did not run took the place of some that did
+    found.sort(key=lambda told: told[0], reverse=True)
+    return [attempt for _, attempt in found[:history_runs]]
+
+
+def _attempts(entry: LedgerEntry) -> list[tuple[int, AttemptView]]:
+    """The attempts of one run, the newest first, each with its instant (ms) for the order."""
+    found: list[tuple[int, AttemptView]] = []
+    attempt = entry.attempt
+    for line in map(json.loads, reversed(entry.story)):
+        attempt = line.get("attempt", attempt)  # a lost attempt has the number of the one that followed it
+        started_ms = line.get("started_ms")
+        view = AttemptView(
+            started_at=_instant(started_ms, timespec="milliseconds"),
+            duration_s=line.get("duration_s"),
+            outcome=line["outcome"],
+            attempt=attempt,
+            worker=line.get("worker"),
+            error=line.get("error") or None,
+        )
+        found.append((line["seen_ms"] if started_ms is None else started_ms, view))
+    return found
+
+
+def _written_ms(entry: LedgerEntry) -> int:
+    return int(entry.entry_id.partition("-")[0])
+
+
 def _view(
     task: Definition, due_ms: int | None, live: Mapping[str, str], newest: list[LedgerEntry], *, is_paused: bool
 ) -> TaskView:
@@ -142,5 +215,7 @@ def _in_force(pause: Pause | None, now_ms: int) -> bool:
     return pause is not None and (pause.until_ms is None or pause.until_ms > now_ms)
 
 
-def _instant(ms: int | None) -> str | None:
-    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _instant(ms: int | None, *, timespec: str = "seconds") -> str | None:
+    if ms is None:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=None).isoformat(timespec=timespec) + "Z"

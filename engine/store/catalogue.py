@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, final
 
 from engine.store.script import Script
 from engine.store.session import Deposed
+from engine.store.timetable import due_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.store.session import Session
+    from engine.store.timetable import Due
 
 __all__ = ["CatalogueStore", "Contents", "DeclaredSet", "Event", "Pause"]
 
@@ -59,6 +61,11 @@ class Event:
 
     name: str
     fields: Mapping[str, str]
+
+    @property
+    def due(self) -> Due | None:
+        """What a wake-up is about; None for all other events."""
+        return due_of(self.fields["due"], float(self.fields["at"])) if self.name == "wake" else None
 
 
 @final

@@ -147,7 +147,9 @@ class Connection:
         """Take back a command, if it is not sent yet."""
         if call in self._queue:
             del self._queue[call]
-            self._queued_bytes -= 0 if self.up_since_s else len(call.packed)
+            call.reply = None  # no later command waits for its turn behind it
+            if self.up_since_s is None:
+                self._queued_bytes -= len(call.packed)
 
     def _oldest(self) -> Call | None:
         return self._waiting[0] if self._waiting else next(iter(self._queue), None)

@@ -52,7 +52,7 @@ class Keys:
 
     @cached_property
     def wake(self) -> str:
-        """STREAM: something became due earlier than the minimum of ``due``. Trimmed to about 100."""
+        """STREAM: what became due within the coordinator's next ten seconds, and when. Trimmed to about 100."""
         return self.tag + "wake"
 
     @cached_property

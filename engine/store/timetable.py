@@ -26,6 +26,7 @@ __all__ = [
     "Skipped",
     "Slot",
     "Timetable",
+    "due_of",
 ]
 
 FEW = 20
@@ -150,7 +151,7 @@ class Timetable:
         command = ("ZRANGEBYSCORE", self.session.keys.due, "-inf", until_ms, "WITHSCORES", "LIMIT")
         while True:
             raw = await self.session.query(*command, len(found), page, withscores=True)
-            found += [_due(member, score) for member, score in raw]
+            found += [due_of(member, score) for member, score in raw]
             if len(raw) < page:
                 return found
 
@@ -216,7 +217,8 @@ class Timetable:
         return [_requeue_reply(raw) for raw in await self.session.on_runs(_REQUEUE, (leader,), items)]
 
 
-def _due(member: str, score: float) -> Due:
+def due_of(member: str, score: float) -> Due:
+    """A member of ``due`` and its score."""
     kind, _, name = member.partition("/")
     return Due(id=name, at_ms=int(score), is_run=kind == "r")
 

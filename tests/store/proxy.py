@@ -1,7 +1,8 @@
-"""A TCP proxy that treats its traffic badly on demand."""
+"""Bad company on a port: a proxy that mistreats its traffic, and servers of a few lines that are no Redis."""
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -10,7 +11,24 @@ import trio
 from engine.store.topology import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+@asynccontextmanager
+async def listening(talk: Callable[[trio.SocketStream], Awaitable[object]]) -> AsyncIterator[Address]:
+    """Serve every connection by ``talk``, for the block; gives where. A client that hangs up ends its talk."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            await talk(stream)
+        except trio.BrokenResourceError:
+            await trio.aclose_forcefully(stream)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
 
 
 @final

@@ -125,7 +125,7 @@ async def test_a_lane_carries_one_command_at_a_time(autojump_clock: MockClock, s
         await trio.testing.wait_all_tasks_blocked()
         assert transport.statistics().waiting == 1
         assert await transport.events.ping() is True
-    assert trio.current_time() == 2
+        assert trio.current_time() == 2
 
 
 async def test_a_stopped_server_is_unavailable_until_it_is_started(

@@ -75,10 +75,11 @@ async def test_a_storm_of_cancellations_leaves_the_connection_in_step(link: Link
 
 async def test_a_command_cancelled_before_it_is_sent_is_never_sent(link: Link) -> None:
     """What did not leave yet is taken back."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await link.commands.set("key", "1")
-    assert await link.commands.get("key") is None
+    for _ in range(50):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await link.commands.set("key", "1")
+        assert await link.commands.get("key") is None
 
 
 async def test_replies_in_arbitrary_pieces_are_put_together(shared_redis: Callable[[str], RedisServer]) -> None:
@@ -155,6 +156,21 @@ async def test_a_command_behind_a_blocking_one_is_given_its_time(
             nursery.start_soon(link.events.ping)
             nursery.start_soon(lambda: link.events.xread({"quiet": "$"}, block=500))
         assert link.statistics().drops == 0
+
+
+async def test_blocking_reads_queued_for_a_connection_are_given_their_time(
+    shared_redis: Callable[[str], RedisServer],
+) -> None:
+    """One behind the other, as if they had been sent while it was up."""
+    link = Link(shared_redis("6.2").address, settings=LinkSettings(command_timeout_s=0.4))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run)
+        assert not link.is_up()
+        async with trio.open_nursery() as readers:
+            readers.start_soon(lambda: link.events.xread({"quiet": "$"}, block=900))
+            readers.start_soon(lambda: link.events.xread({"quiet": "$"}, block=500))
+        assert link.statistics().drops == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_end_of_run_fails_what_waits_and_what_comes_after(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from engine.errors import ConfigError
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
 from engine.store.topology import Address
+from tests.store.proxy import listening
 from tests.store.servers import free_port
 
 if TYPE_CHECKING:
@@ -228,14 +230,9 @@ async def test_a_user_name_is_left_out_for_a_server_before_acls(caplog: pytest.L
         await stream.send_all(b"+OK\r\n+OK\r\n+PONG\r\n:7\r\n")
         await trio.sleep_forever()
 
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, redis_5, [listener])
-        port = listener.socket.getsockname()[1]
-        async with running(Address(host="127.0.0.1", port=port, username="default", password="pw")) as link:
-            with trio.fail_after(30):
-                await link.wait_up()
-        nursery.cancel_scope.cancel()
+    async with listening(redis_5) as address, running(replace(address, username="default", password="pw")) as link:
+        with trio.fail_after(30):
+            await link.wait_up()
     assert heard[:2] == [
         b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$2\r\npw\r\n",
         b"*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n",

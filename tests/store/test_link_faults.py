@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from engine.errors import RedisUnavailable
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
 from engine.store.topology import Address
-from tests.store.proxy import Proxy
+from tests.store.proxy import Proxy, listening
 from tests.store.servers import RedisServer, free_port
 
 if TYPE_CHECKING:
@@ -139,13 +140,9 @@ async def test_what_waited_for_a_connection_has_the_time_of_any_other_command() 
         await stream.send_all(b"+PONG\r\n")
         await trio.sleep_forever()
 
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, slow_redis, [listener])
-        address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
-        async with running(Link(address, settings=LinkSettings(command_timeout_s=2)), wait=False) as link:
-            assert await link.commands.ping() is True
-        nursery.cancel_scope.cancel()
+    settings = LinkSettings(command_timeout_s=2)
+    async with listening(slow_redis) as address, running(Link(address, settings=settings), wait=False) as link:
+        assert await link.commands.ping() is True
 
 
 async def test_a_black_hole_is_noticed_on_every_lane(shared_redis: Callable[[str], RedisServer]) -> None:
@@ -217,6 +214,38 @@ async def test_what_is_queued_while_down_is_bounded_in_number_and_bytes() -> Non
             nursery.cancel_scope.cancel()
 
 
+async def test_the_end_of_run_fails_what_is_queued_for_a_redis_that_is_down() -> None:
+    """Nobody waits for a connection that nobody will make."""
+    link = Link(Address(host="127.0.0.1", port=free_port()))
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(RedisUnavailable, match="closed"):
+                await link.commands.ping()
+
+        async with running(link, wait=False):
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+    assert link.statistics().waiting == 0
+
+
+async def test_a_password_that_the_server_echoes_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Redis does so when AUTH was renamed: unknown command, with args beginning with."""
+
+    async def echo(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.send_all(b"-ERR unknown command `AUTH`, with args beginning with: `hush-hush`, \r\n")
+        await trio.sleep_forever()
+
+    async with listening(echo) as address:
+        with caplog.at_level(logging.DEBUG, logger=LINK_LOGGER):
+            async with running(Link(replace(address, password="hush-hush")), wait=False) as link:
+                await until(lambda: bool(caplog.messages))
+                assert "hush-hush" not in str(link.statistics())
+    assert "beginning with: `***`" in caplog.messages[0]
+    assert "hush-hush" not in caplog.text
+
+
 async def test_each_failed_try_is_one_line_with_the_address(caplog: pytest.LogCaptureFixture) -> None:
     """Not three, though there are three connections; the delays grow to the ceiling."""
     address = Address(host="127.0.0.1", port=free_port())
@@ -257,14 +286,10 @@ async def test_a_listener_that_is_no_redis_is_told_apart(caplog: pytest.LogCaptu
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await trio.sleep_forever()
 
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, web_server, [listener])
-        address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with listening(web_server) as address:
         with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
             async with running(Link(address, settings=QUICK), wait=False):
                 await until(lambda: bool(caplog.messages))
-        nursery.cancel_scope.cancel()
     assert "this is no Redis" in caplog.messages[0]
 
 
@@ -276,14 +301,10 @@ async def say_nothing(_stream: trio.SocketStream) -> None:
 async def test_a_listener_that_says_nothing_fails_the_try(caplog: pytest.LogCaptureFixture) -> None:
     """The login has a deadline of its own."""
     settings = LinkSettings(connect_timeout_s=0.1, backoff=QUICK.backoff)
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, say_nothing, [listener])
-        address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with listening(say_nothing) as address:
         with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
             async with running(Link(address, settings=settings), wait=False):
                 await until(lambda: bool(caplog.messages))
-        nursery.cancel_scope.cancel()
     assert "no answer within 0.1 s" in caplog.messages[0]
 
 
@@ -422,14 +443,10 @@ async def test_a_reply_to_no_command_ends_the_connection(caplog: pytest.LogCaptu
         await stream.send_all(b"+SURPRISE\r\n")
         await trio.sleep_forever()
 
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, chatterbox, [listener])
-        address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with listening(chatterbox) as address:
         with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
             async with running(Link(address, settings=QUICK), wait=False):
                 await until(lambda: any("a reply to no command" in line for line in caplog.messages))
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_hangs_up_after_each_login_is_not_dialled_in_a_hot_loop(
@@ -442,10 +459,7 @@ async def test_a_server_that_hangs_up_after_each_login_is_not_dialled_in_a_hot_l
         await stream.send_all(b"+OK\r\n+OK\r\n+PONG\r\n:7\r\n")
 
     settings = LinkSettings(backoff=Backoff(first_s=0.01, ceiling_s=0.2))
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, hang_up, [listener])
-        address = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+    async with listening(hang_up) as address:
         with caplog.at_level(logging.WARNING, logger=LINK_LOGGER):
             async with running(Link(address, settings=settings, chance=lambda: 0.0), wait=False):
 
@@ -453,7 +467,6 @@ async def test_a_server_that_hangs_up_after_each_login_is_not_dialled_in_a_hot_l
                     return [line.rpartition(" in ")[2] for line in caplog.messages if ":commands)" in line]
 
                 await until(lambda: len(delays()) >= 5)
-        nursery.cancel_scope.cancel()
     assert delays()[:5] == ["0.01 s", "0.02 s", "0.04 s", "0.08 s", "0.16 s"]
 
 

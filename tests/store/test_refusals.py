@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from tests.store.servers import RedisServer
 
-named = {"ids": lambda transition: transition.name}
+
+each = pytest.mark.parametrize("transition", ALL, ids=lambda transition: transition.name)
 
 
 async def put_a_list(stage: Stage, key: str) -> None:
@@ -86,7 +88,7 @@ async def test_the_other_items_of_the_call_go_on(stage: Stage, transition: Trans
         }
 
 
-@pytest.mark.parametrize("transition", ALL, **named)  # type: ignore[arg-type] # of the ids
+@each
 async def test_a_shared_key_of_the_wrong_type_refuses_the_call_and_nothing_is_written(
     stage: Stage, transition: Transition
 ) -> None:
@@ -148,11 +150,12 @@ async def links(server: RedisServer) -> AsyncIterator[tuple[Link, Link]]:
             yield worker, onlooker
         finally:
             await onlooker.commands.execute_command("CONFIG", "SET", "maxmemory", "0")
+            await onlooker.commands.execute_command("CONFIG", "SET", "min-replicas-to-write", "0")
             await onlooker.commands.execute_command("REPLICAOF", "NO", "ONE")
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("transition", ALL, **named)  # type: ignore[arg-type] # of the ids
+@each
 async def test_a_full_redis_refuses_what_grows_whole_and_lets_through_what_must_get_through(
     links: tuple[Link, Link], transition: Transition
 ) -> None:
@@ -175,7 +178,7 @@ async def test_a_full_redis_refuses_what_grows_whole_and_lets_through_what_must_
         assert not is_broken(again)
 
 
-@pytest.mark.parametrize("transition", ALL, **named)  # type: ignore[arg-type] # of the ids
+@each
 async def test_a_read_only_replica_is_an_unavailable_redis_and_nothing_is_written(
     links: tuple[Link, Link], transition: Transition
 ) -> None:
@@ -200,6 +203,21 @@ async def test_a_read_only_replica_is_an_unavailable_redis_and_nothing_is_writte
     assert matches(reply, transition.reply), reply
 
 
+@each
+async def test_a_redis_that_lacks_replicas_is_unavailable_and_nothing_is_written(
+    links: tuple[Link, Link], transition: Transition
+) -> None:
+    """With min-replicas-to-write and no replica."""
+    link, onlooker = links
+    stage = await Stage.set(Store.over(link, prefix="alone"))
+    call = await transition.arrange(stage, [TASK])
+    await onlooker.commands.execute_command("CONFIG", "SET", "min-replicas-to-write", "1")
+    before = await snapshot(onlooker.commands)
+    with pytest.raises(RedisUnavailable, match="too few replicas"):
+        await call()
+    assert await snapshot(onlooker.commands) == before
+
+
 async def test_the_error_for_no_memory_is_one_of_redis_itself(links: tuple[Link, Link]) -> None:
     """It is about the command, and not an outage: the caller may go on with what frees memory."""
     assert issubclass(OutOfMemoryError, ResponseError)
@@ -208,8 +226,6 @@ async def test_the_error_for_no_memory_is_one_of_redis_itself(links: tuple[Link,
 
 def test_every_script_without_items_is_in_the_table() -> None:
     """A new script does not slip through."""
-    from importlib.resources import files
-
     scripts = {path.name.removesuffix(".lua") for path in (files("engine.store") / "lua").iterdir()} - {"lib"}
     named_scripts = {transition.name.partition(",")[0] for transition in ON_RUNS + OTHERS} - {"resume"}
     assert scripts == named_scripts

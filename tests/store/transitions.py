@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
+from redis.exceptions import ResponseError
+
 from engine.store.election import Elected, Renewed
 from engine.store.keys import Keys
 from engine.store.leases import Beat, Reclaimed
@@ -316,8 +318,6 @@ ALL = ON_RUNS + OTHERS
 
 async def outcome(call: Call) -> tuple[list[Any], Exception | None]:
     """The replies of a call, or the error with which Redis refused it."""
-    from redis.exceptions import ResponseError
-
     try:
         return replies_to(await call()), None
     except ResponseError as error:

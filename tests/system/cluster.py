@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from engine.store.ledger import LedgerEntry
 
 ROOT: Final = Path(__file__).parents[2]
+TROUPE: Final = str(Path(sys.executable).with_name("troupe"))
+"""The command, as installed beside this interpreter."""
 PATIENCE_S: Final = 30.0
 """For what takes a second or two on an idle machine."""
 
@@ -58,6 +60,11 @@ async def eventually(condition: Callable[[], Awaitable[T]], what: str, *, limit_
                     return answer
             await trio.sleep(0.02)
     raise AssertionError(f"not within {limit_s:g} s: {what}")
+
+
+def say(text: str) -> None:
+    """Print figures; pytest shows them with -s, and when a test fails."""
+    sys.stdout.write(f"{text}\n")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -247,7 +254,7 @@ class Cluster:
         """Kill whatever is left, and show the logs (pytest does only when a test has failed)."""
         for program in self.programs:
             program.kill()
-            print(f"--- {program.name}, exit code {program.process.returncode}\n{program.log()}")  # noqa: T201
+            say(f"--- {program.name}, exit code {program.process.returncode}\n{program.log()}")
         self.server.kill()
 
     # -- what they did ----------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A Redis that no other test uses, and no worker yet."""
-    found = Cluster(any_redis(tmp_path / "redis"), tmp_path)
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """A Redis that no other test uses, and no worker yet. Indirect parameters are options of redis-server."""
+    found = Cluster(any_redis(tmp_path / "redis", *getattr(request, "param", ())), tmp_path)
     try:
         yield found
     finally:

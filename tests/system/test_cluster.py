@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.system.cluster import EVERY_SECOND, assert_one_verdict_each
+from tests.system.cluster import EVERY_SECOND, assert_one_verdict_each, say
 
 if TYPE_CHECKING:
     from tests.system.cluster import Cluster, View
@@ -28,14 +27,7 @@ async def test_three_processes_share_fifty_tasks_at_one_second_for_a_minute(clus
         cluster.worker(*tasks, concurrent_tasks=20, ledger_length=1_000)
     await view.present()
     await view.settled("work/t0", count=1)
-    began_s = time.monotonic()
-
-    async def a_minute_of_slots() -> bool:
-        newest = await view.store.ledger.newest("work/t0", count=1)
-        return time.monotonic() - began_s >= SECONDS and bool(newest)
-
     await trio.sleep(SECONDS)  # what is measured is what happens in this time
-    assert await a_minute_of_slots()
     await cluster.stop()
 
     starts, ends = Counter(e.run for e in cluster.starts()), Counter(e.run for e in cluster.ends())
@@ -48,7 +40,7 @@ async def test_three_processes_share_fifty_tasks_at_one_second_for_a_minute(clus
         passed_over += sum(entry.count for entry in entries if entry.verdict != "ran")
     shares = Counter(e.pid for e in cluster.starts())
     late_s = [e.wall_s - e.slot_ms / 1000 for e in cluster.starts() if e.slot_ms is not None]
-    print(
+    say(
         f"{len(ran)} slots ran, {passed_over} did not; shares {sorted(shares.values())}; "
         f"late by {median(late_s) * 1000:.1f} ms (median), {max(late_s) * 1000:.0f} ms (most)"
     )

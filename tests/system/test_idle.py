@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.system.cluster import eventually
+from tests.system.cluster import eventually, say
 
 if TYPE_CHECKING:
     from tests.system.cluster import Cluster, Figures, Worker
@@ -47,7 +47,7 @@ async def test_an_idle_engine_costs_next_to_nothing_whatever_it_has_declared(
         span_s = last.at_s - first.at_s
         rates.append((last.commands_sent - first.commands_sent) / span_s)
         core = (last.cpu_s - first.cpu_s) / span_s
-        print(f"{rates[-1]:.2f} requests a second and {100 * core:.2f} % of a core over {span_s:.0f} s")
+        say(f"{rates[-1]:.2f} requests a second and {100 * core:.2f} % of a core over {span_s:.0f} s")
         assert 0 < rates[-1] < 5
         assert core < 0.02
     assert rates[0] == pytest.approx(rates[1], rel=0.1)
@@ -86,7 +86,7 @@ async def test_the_link_counts_what_redis_sees(idlers: tuple[Cluster, Worker, Wo
     mine = {address for address, name in names.items() if name.startswith(f"troupe-{worker.pid}-")}
     lanes = Counter(names[address] for at_s, address in seen if address in mine and first.wall_s < at_s <= last.wall_s)
     counted = last.commands_sent - first.commands_sent
-    print(f"the link counted {counted}, MONITOR saw {lanes.total()}: {dict(lanes)}")
+    say(f"the link counted {counted}, MONITOR saw {lanes.total()}: {dict(lanes)}")
     assert len(mine) == 3
     assert counted >= 5
     assert abs(counted - lanes.total()) <= 1  # one may be on its way at either reading

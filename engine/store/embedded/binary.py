@@ -71,9 +71,7 @@ def choose(found: Sequence[Binary], *, directory: Path, multi_part_data: bool) -
 
 
 def _candidates() -> list[Path]:
-    on_path = [
-        Path(path).absolute() for name in ("redis-server", "valkey-server") if (path := shutil.which(name))
-    ]
+    on_path = [Path(path).absolute() for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
     return on_path + _bundled()
 
 
@@ -87,17 +85,13 @@ def _bundled() -> list[Path]:
 async def _inspect(path: Path) -> Binary | None:
     try:
         with trio.fail_after(_VERSION_LIMIT_S):
-            asked = await trio.run_process(
-                [path, "--version"], capture_stdout=True, capture_stderr=True, check=False
-            )
+            asked = await trio.run_process([path, "--version"], capture_stdout=True, capture_stderr=True, check=False)
     except (OSError, trio.TooSlowError) as exc:
         log.warning("Passing over %s, which does not run: %r", path, exc)
         return None
     said = _VERSION.search(asked.stdout)
     if asked.returncode != 0 or said is None:
-        log.warning(
-            "Passing over %s, which does not say its version (exit status %d)", path, asked.returncode
-        )
+        log.warning("Passing over %s, which does not say its version (exit status %d)", path, asked.returncode)
         return None
     binary = Binary(path, (int(said[1]), int(said[2])))
     if binary.version < OLDEST:

@@ -123,9 +123,7 @@ def place_at(directory: Path | None) -> Place:
 
 def _state_home() -> Path:
     given = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (
-        given if given.is_absolute() else Path("~/.local/state")
-    )  # the specification: ignore a relative one
+    return given if given.is_absolute() else Path("~/.local/state")  # the specification: ignore a relative one
 
 
 def _make_private(directory: Path) -> None:

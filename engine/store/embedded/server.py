@@ -136,9 +136,7 @@ async def _start(place: Place, alive: FileLock) -> None:
         except OSError as exc:
             raise EmbeddedRedisFailed(place.directory, f"{binary} does not run: {exc}", None, "") from exc
     if launched.returncode != 0:
-        raise EmbeddedRedisFailed(
-            place.directory, f"{binary} refused to start", launched.returncode, place.log_tail()
-        )
+        raise EmbeddedRedisFailed(place.directory, f"{binary} refused to start", launched.returncode, place.log_tail())
 
 
 async def _wait_ready(place: Place) -> Server | None:

@@ -89,9 +89,7 @@ class EmbeddedRedis:
 
 
 @asynccontextmanager
-async def embedded_redis(
-    directory: Path | None = None, *, timeout_s: float = 60.0
-) -> AsyncIterator[EmbeddedRedis]:
+async def embedded_redis(directory: Path | None = None, *, timeout_s: float = 60.0) -> AsyncIterator[EmbeddedRedis]:
     """Take part in the embedded Redis of ``directory``, by default of this user, starting it if needed.
 
     On leaving, the last process stops the server and its data stays. Leaving is shielded from cancellation
@@ -135,9 +133,7 @@ async def _join(place: Place, participation: FileLock, timeout_s: float) -> Embe
                     raise EmbeddedRedisDirectoryError(place.directory, "it was removed while in use")
                 # Never refused: it is taken alone only under the gate. Harmless when we hold it already.
                 participation.try_shared()
-                obstacle = (
-                    f"its server lives but does not answer at {place.socket} (process id in {place.pid_file})"
-                )
+                obstacle = f"its server lives but does not answer at {place.socket} (process id in {place.pid_file})"
                 server = await start_or_find(place)
     except trio.TooSlowError as exc:
         reason = f"{obstacle}, for {timeout_s:g} s now: end it and start again"

@@ -11,7 +11,7 @@ for i = 1, 2 do
   if not pending.err then
     if #pending > 0 then return 'pending' end
     groups[#groups + 1] = KEYS[i]
-  elseif not string.find(pending.err, 'NOGROUP', 1, true) then
+  elseif not string.find(tostring(pending.err), 'NOGROUP', 1, true) then
     return pending
   end
 end

@@ -15,12 +15,7 @@ return each((#ARGV - 2) / ITEM, function(i)
   check(run)
   local starts = id ~= '' and redis.call('XLEN', run.ledger) == 0 and not run.state
   return starts and 'started' or 'enrolled', function()
-    if starts then
-      run.priority = priority
-      enqueue(run)
-      redis.call('HSET', run.key, 'task', task, 'slot', '', 'attempt', 1, 'deliveries', 0, 'fence', 0,
-        'priority', priority, 'overlap', overlap)
-    end
+    if starts then create(run, task, '', priority, overlap) end
     redis.call('ZADD', DUE, 'NX', first, 't/' .. task)
   end
 end)

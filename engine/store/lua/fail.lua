@@ -1,7 +1,8 @@
 --#include lib
 -- An attempt failed and the run is tried again after a delay. running -> waiting. (A failure without a retry: complete.)
 -- ARGV[2] worker; then for each item: run id, fence, token, delay ms, line of the story
--- reply: for each item {'waiting', due ms}, 'gone', 'fenced' or {'broken', why}
+-- reply: for each item {'waiting', due ms}, 'gone' (also for a run that is not tried again: abandoned, removed, or asked
+--   to stop, which is cancelled here), 'fenced' or {'broken', why}
 -- Repeatable: the token that ended this attempt gets the first reply again. Freeing first.
 local ITEM = 5
 local worker = ARGV[2]
@@ -17,10 +18,10 @@ return each((#ARGV - 2) / ITEM, function(i)
     return run.ended == token and 'gone' or 'fenced'
   end
   check(run)
-  if run.removed or run.abandoned then
-    return 'gone', function() finish(run) end
-  end
   tell(run, line)
+  if run.removed or run.abandoned or run.cancel then
+    return 'gone', function() finish(run, 'failed', 'cancelled') end
+  end
   local retry_at = NOW + delay
   return {'waiting', retry_at}, function()
     redis.call('ZREM', LEASES, lease(run))

@@ -1,5 +1,6 @@
 --#include lib
--- Give runs back to the queue, uncounted, after their bodies have ended or before they began. running -> queued.
+-- Give runs back to the queue, uncounted, after their bodies have ended or before they began. running -> queued,
+-- or ended: abandoned, removed, or asked to stop, which is cancelled here.
 -- ARGV[2] worker; then for each item: run id, fence, token
 -- reply: for each item 'ok', 'gone', 'fenced' or {'broken', why}
 -- Repeatable: the token that ended this attempt gets the first reply again. Freeing first.
@@ -16,7 +17,7 @@ return each((#ARGV - 2) / ITEM, function(i)
   return 'ok', function()
     redis.call('ZREM', LEASES, lease(run))
     redis.call('SREM', CANCEL, lease(run))
-    if run.removed or run.abandoned then return finish(run) end
+    if run.removed or run.abandoned or run.cancel then return finish(run, 'failed', 'cancelled') end
     drop_entry(run)
     redis.call('HSET', run.key, 'fence', int(math.max(run.fence + 1, NOW)), 'ended', token)
     enqueue(run)

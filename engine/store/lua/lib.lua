@@ -15,7 +15,7 @@ local function int(number)
 end
 
 local FIELDS = {'state', 'task', 'slot', 'attempt', 'deliveries', 'worker', 'fence', 'token', 'ended', 'entry',
-  'priority', 'overlap', 'force', 'abandoned', 'removed', 'defers', 'story'}
+  'priority', 'overlap', 'force', 'abandoned', 'removed', 'cancel', 'defers', 'story'}
 
 -- The record of a run; its state is nil when there is no such run.
 local function load(id, key, live, ledger)
@@ -90,10 +90,11 @@ local function lease(run)
   return run.id .. '#' .. run.fence
 end
 
--- The coordinator sleeps until the minimum of due: tell it when that moved towards now.
+-- The coordinator keeps the next ten seconds of due in memory and reads no others (WINDOW_MS of actors/agenda.py): tell
+-- it what comes into them.
 local function wake(member, at)
-  if redis.call('ZRANGE', DUE, 0, 0)[1] == member then
-    redis.call('XADD', WAKE, 'MAXLEN', '~', 100, '*', 'at', int(at))
+  if at <= NOW + 10000 then
+    redis.call('XADD', WAKE, 'MAXLEN', '~', 100, '*', 'due', member, 'at', int(at))
   end
 end
 
@@ -102,6 +103,14 @@ local function enqueue(run)
   run.entry = redis.call('XADD', STREAMS[run.priority], '*', 'run', run.id)
   redis.call('HSET', run.key, 'state', 'queued', 'entry', run.entry)
   redis.call('HSET', run.live, run.id, 'queued')
+end
+
+-- Put a run into its stream that was never there.
+local function create(run, task, slot, priority, overlap)
+  run.priority = priority
+  enqueue(run)
+  redis.call('HSET', run.key, 'task', task, 'slot', slot, 'attempt', 1, 'deliveries', 0, 'fence', 0,
+    'priority', priority, 'overlap', overlap)
 end
 
 local function drop_entry(run)
@@ -136,17 +145,32 @@ local function passed_over(ledger, verdict, reason, from, to, count, next_at)
 end
 
 -- End a run: record, lease, live entry, due entry and stream entry go, the verdict stays. Freeing first, so that it gets
--- through when memory is full. A removed task's run leaves no verdict; an abandoned run has its verdict already.
+-- through when memory is full. A removed task's run leaves no verdict; an abandoned run has its verdict already. Of a run
+-- whose record is lost, what names it goes.
 local function finish(run, verdict, reason)
+  redis.call('ZREM', DUE, 'r/' .. run.id)
+  redis.call('HDEL', run.live, run.id)
+  if not run.state then return end
   redis.call('ZREM', LEASES, lease(run))
   redis.call('SREM', CANCEL, lease(run))
-  redis.call('ZREM', DUE, 'r/' .. run.id)
   drop_entry(run)
   redis.call('DEL', run.key)
-  redis.call('HDEL', run.live, run.id)
   if run.abandoned or run.removed then return end
   redis.call('XADD', run.ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', verdict, 'reason', reason,
     'run', run.id, 'slot', run.slot, 'attempt', run.attempt, 'story', run.story or '')
+end
+
+-- Retries that wait of the run's task: where runs do not overlap, whatever is queued takes their place.
+local function retries_before(run)
+  local found, retries = redis.call('HGETALL', run.live), {}
+  for i = 1, #found, 2 do
+    if found[i + 1] == 'waiting' then
+      local retry = load(found[i], RUNS .. found[i], run.live, run.ledger)
+      check(retry)
+      retries[#retries + 1] = retry
+    end
+  end
+  return retries
 end
 
 -- Give up on a run: kept whole in the dead stream, for whoever decides to run it again.
@@ -160,4 +184,63 @@ local function bury_run(run, reason)
   end
   redis.call('XADD', DEAD, 'MAXLEN', '~', 10000, '*', 'run', run.id, 'reason', reason, 'at', int(NOW),
     'story', run.story or '', unpack(rest))
+end
+
+-- Say to everybody what somebody did. Check EVENTS before the first write of the script.
+local function announce(event, what, who)
+  redis.call('XADD', EVENTS, 'MAXLEN', '~', 1000, '*', 'event', event, 'what', what, 'who', who)
+end
+
+-- Decide about a run that no slot asks for: a reply, and a function that queues it. It supersedes as a slot does.
+local asked = {} -- earlier in this call: run id and live index -> true, stream -> its length
+local function ask(run, task, priority, overlap, force, kwargs, cap)
+  local stream = STREAMS[priority]
+  if not (stream and overlap) then error('of ' .. task .. ' priority or overlap are missing', 0) end
+  check(run)
+  if run.state or asked[run.id] then return 'queued' end
+  if not force and paused(task) then return 'paused' end
+  local busy = {queued = true, running = true, parked = true}
+  if overlap == 'skip' and (asked[run.live] or others(run.live, run.id, busy)) then return 'overlap' end
+  local ahead = asked[stream] or redis.call('XLEN', stream)
+  if ahead >= cap then return 'queue full' end
+  local retries = overlap == 'allow' and {} or retries_before(run)
+  asked[stream], asked[run.id], asked[run.live] = ahead + 1, true, true
+  return 'queued', function()
+    create(run, task, '', priority, overlap)
+    if force then redis.call('HSET', run.key, 'force', 1) end
+    if kwargs ~= '' then redis.call('HSET', run.key, 'kwargs', kwargs) end
+    for _, retry in ipairs(retries) do finish(retry, 'failed', 'superseded') end
+  end
+end
+
+-- As each, once for each operation: its repeat gets the same replies and changes nothing. what(i) names item i for the
+-- event. Freeing first: gets through when memory is full.
+local function once(key, event, who, count, decide, what)
+  redis.call('XLEN', EVENTS)
+  local kept = redis.call('GET', key)
+  local replies, changed = {}, {}
+  if kept then
+    for line in string.gmatch(kept, '[^\n]+') do
+      local words = {}
+      for word in string.gmatch(line, '[^\t]+') do words[#words + 1] = word end
+      replies[#replies + 1] = #words > 1 and words or line
+    end
+    return replies
+  end
+  replies = each(count, function(i)
+    local reply, act = decide(i)
+    return reply, act and function()
+      act()
+      changed[#changed + 1] = what(i)
+    end
+  end)
+  local lines = {}
+  for i, reply in ipairs(replies) do
+    local line = type(reply) == 'table' and table.concat(reply, '\t') or reply
+    lines[i] = string.gsub(line, '\n', ' ')
+  end
+  redis.call('DEL', key)
+  redis.call('SET', key, table.concat(lines, '\n'), 'EX', 600)
+  if #changed > 0 then announce(event, table.concat(changed, ' '), who) end
+  return replies
 end

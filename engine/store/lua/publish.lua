@@ -12,15 +12,6 @@ if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
 local cap, length = tonumber(ARGV[3]), {}
 for priority, stream in pairs(STREAMS) do length[priority] = redis.call('XLEN', stream) end
 
--- Retries that wait of a task that does not overlap itself: the slot takes their place.
-local function superseded(live)
-  local found, runs = redis.call('HGETALL', live), {}
-  for i = 1, #found, 2 do
-    if found[i + 1] == 'waiting' then runs[#runs + 1] = found[i] end
-  end
-  return runs
-end
-
 return each((#ARGV - 3) / ITEM, function(i)
   local at = 4 + (i - 1) * ITEM
   local task, expected, next_at = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
@@ -50,19 +41,9 @@ return each((#ARGV - 3) / ITEM, function(i)
   if overlap == 'skip' and others(run.live, id, BUSY) then return skip('overlap') end
   if length[priority] >= cap then return skip('queue full') end
   length[priority] = length[priority] + 1
-  local retries = {}
-  if overlap ~= 'allow' then
-    for _, retry in ipairs(superseded(run.live)) do
-      local waiting = load(retry, RUNS .. retry, run.live, run.ledger)
-      check(waiting)
-      retries[#retries + 1] = waiting.state and waiting or nil
-    end
-  end
+  local retries = overlap == 'allow' and {} or retries_before(run)
   return 'published', function()
-    run.priority = priority
-    enqueue(run)
-    redis.call('HSET', run.key, 'task', task, 'slot', int(expected), 'attempt', 1, 'deliveries', 0, 'fence', 0,
-      'priority', priority, 'overlap', overlap)
+    create(run, task, int(expected), priority, overlap)
     move()
     for _, retry in ipairs(retries) do finish(retry, 'failed', 'superseded') end
   end

@@ -4,7 +4,8 @@
 -- ARGV[2] worker:epoch:nonce, ARGV[3] max_deliveries; then for each item: run id, fence seen, expiry seen ms, line of
 --   the story
 -- reply: 'deposed', or for each item {'queued', worker}, {'dead', worker}, 'ended' (an abandoned or removed run: its
---   verdict stands), 'renewed' (its lease is not the one that was seen), 'gone' or {'broken', why}
+--   verdict stands; a run that should stop: it is cancelled), 'renewed' (its lease is not the one that was seen), 'gone'
+--   or {'broken', why}
 -- Repeatable: compares fence and expiry. Counts a delivery unless the lost worker was draining. Growing first.
 local ITEM = 4
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
@@ -24,12 +25,12 @@ return each((#ARGV - 3) / ITEM, function(i)
     end
   end
   check(run)
-  if run.abandoned or run.removed then
-    return 'ended', function() finish(run) end
+  tell(run, line)
+  if run.abandoned or run.removed or run.cancel then
+    return 'ended', function() finish(run, 'failed', 'cancelled') end
   end
   local presence = redis.call('HGET', WORKERS, run.worker) or ''
   local deliveries = run.deliveries + (string.sub(presence, 1, 1) == 'D' and 0 or 1)
-  tell(run, line)
   if deliveries >= most then
     return {'dead', run.worker}, function()
       bury_run(run, 'max_deliveries')

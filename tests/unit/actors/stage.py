@@ -74,8 +74,8 @@ class Cable:
         self._whole.set()
         self._joined_s = -math.inf
         self._reads: set[trio.CancelScope] = set()
-        self.sent: list[tuple[Any, ...]] = []
-        """Every command of the first lane, in order."""
+        self.sent: list[tuple[float, tuple[Any, ...]]] = []
+        """Every command of the first lane, in order, and when."""
         self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
         self.runs = Client(partial(self._request, Lane.RUNS), may_block=True)
         self.events = Client(partial(self._request, Lane.EVENTS), may_block=True)
@@ -118,7 +118,7 @@ class Cable:
     async def _request(self, lane: Lane, args: tuple[Any, ...], block_s: float) -> Any:
         if self._whole.is_set():
             if lane is Lane.COMMANDS:
-                self.sent.append(args)
+                self.sent.append((trio.current_time(), args))
             with trio.CancelScope() as read:
                 self._reads.add(read)
                 try:
@@ -233,10 +233,9 @@ class Stage:
         return worker
 
     async def actor(self, child: Child, *, events: list[SupervisorEvent] | None = None) -> Supervision:
-        """Start one actor, alone under a supervisor."""
+        """Start one actor, alone under a supervisor. A test that expects its crash clears ``events``."""
         heard: list[SupervisorEvent] = [] if events is None else events
-        if events is None:
-            self.watched.append(heard)
+        self.watched.append(heard)
         spec = Supervisor("stage", Strategy.ONE_FOR_ONE, (child,))
         supervision = Supervision(spec, self.environment(next(self._processes)), on_event=heard.append)
         await self.nursery.start(supervision.run)

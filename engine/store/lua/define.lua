@@ -1,0 +1,40 @@
+-- Make a task at run time, or give it another definition.
+-- KEYS: dynamic, version, events, once:<operation>   ARGV: task, definition (opaque JSON), revision to be replaced or '' (a
+--   new task), who
+-- reply: {'defined', revision}, {'unchanged', revision} (it is so already), {'taken', revision} (there is one, and none was
+--   to be replaced, or it is being forgotten), {'changed', revision or 0} (another than the one to be replaced)
+-- Repeatable: the answer is kept. Revisions come from the version, so none comes twice. Growing first: refused when memory
+-- is full.
+redis.call('XLEN', KEYS[3])
+local before = redis.call('GET', KEYS[4])
+if before then
+  local word, revision = string.match(before, '^(%a+) (%d+)$')
+  return {word, revision}
+end
+local version = redis.call('GET', KEYS[2]) or '0'
+if not string.match(version, '^%d+$') then return redis.error_reply('WRONGTYPE the version is no number') end
+local old, revision, definition = redis.call('HGET', KEYS[1], ARGV[1]), '0', nil
+if old then
+  local bar = string.find(old, '|', 1, true) or 1
+  revision, definition = string.sub(old, 1, bar - 1), string.sub(old, bar + 1)
+end
+
+local word = 'defined'
+if definition == '' then
+  word = 'taken'
+elseif definition == ARGV[2] then
+  word = 'unchanged'
+elseif ARGV[3] == '' and definition then
+  word = 'taken'
+elseif ARGV[3] ~= '' and ARGV[3] ~= revision then
+  word = 'changed'
+else
+  revision = string.format('%.0f', version + 1)
+end
+redis.call('SET', KEYS[4], word .. ' ' .. revision, 'EX', 600)
+if word == 'defined' then
+  redis.call('HSET', KEYS[1], ARGV[1], revision .. '|' .. ARGV[2])
+  redis.call('INCR', KEYS[2])
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'event', 'defined', 'what', ARGV[1], 'who', ARGV[4])
+end
+return {word, revision}

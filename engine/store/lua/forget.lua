@@ -1,0 +1,58 @@
+--#include lib
+-- Remove a task that was made at run time: definition, due instant, pause, ledger; its runs end without a verdict, and a
+-- running one is marked, so that its end leaves none either. Many runs take several calls, between which a tombstone (a
+-- revision and no definition) keeps the name.
+-- KEYS: behind the item: dynamic, version, once:<operation>   ARGV[2] task, ARGV[3] who, ARGV[4] most runs in this call,
+--   ARGV[5] 1 to finish only what is begun, or ''
+-- reply: {{'forgotten', runs ended}}, {{'more', runs ended}} (call again), {'unknown'} (no such task) or
+--   {{'broken', why}}; the numbers are those of all calls of this operation
+-- Repeatable: the answer is kept, and with it an operation touches nothing but its tombstone. Freeing first.
+local task, who, room, begun = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= ''
+local DYNAMIC, VERSION, ONCE = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+redis.call('XLEN', EVENTS)
+if not tonumber(redis.call('GET', VERSION) or 0) then return {{'broken', 'the version is no number'}} end
+return each(1, function(i)
+  local before, value = redis.call('GET', ONCE), redis.call('HGET', DYNAMIC, task)
+  local tombstone = value and string.match(value, '^%d*|$')
+  if not tombstone then
+    if before then return before == 'unknown' and before or {'forgotten', before} end
+    if begun then return 'unknown' end
+    if not value then
+      return 'unknown', function()
+        redis.call('DEL', ONCE)
+        redis.call('SET', ONCE, 'unknown', 'EX', 600)
+      end
+    end
+  end
+
+  local live, ledger = item(i, '').live, item(i, '').ledger
+  redis.call('XLEN', ledger)
+  local found, ends, marks, left = redis.call('HGETALL', live), {}, {}, 0
+  for at = 1, #found, 2 do
+    local run = load(found[at], RUNS .. found[at], live, ledger)
+    if not run.removed then
+      check(run)
+      local list = run.state == 'running' and marks or ends
+      if #ends + #marks < room then list[#list + 1] = run else left = left + 1 end
+    end
+  end
+  local total = int((tonumber(before) or 0) + #ends)
+  return {left > 0 and 'more' or 'forgotten', total}, function()
+    redis.call('ZREM', DUE, 't/' .. task)
+    redis.call('HDEL', PAUSED, task)
+    for _, run in ipairs(ends) do
+      run.removed = true
+      finish(run)
+    end
+    for _, run in ipairs(marks) do redis.call('HSET', run.key, 'removed', 1) end
+    redis.call('DEL', ledger)
+    if left == 0 then
+      redis.call('HDEL', DYNAMIC, task)
+    elseif not tombstone then
+      redis.call('HSET', DYNAMIC, task, string.match(value, '^%d*') .. '|')
+    end
+    if left == 0 or not tombstone then redis.call('INCR', VERSION) end
+    if not begun then redis.call('SET', ONCE, total, 'EX', 600) end
+    if not tombstone then announce('forgotten', task, who) end
+  end
+end)
