@@ -46,6 +46,9 @@ log = logging.getLogger("fastapi.task-manager")
 MAX_WAKES = 100
 """As many wake-ups are kept in their stream: of so many at once, some may have been trimmed before they were heard."""
 
+CHANGES = frozenset({"declared", "retired", "defined", "forgotten", "paused", "resumed"})
+"""Events after which the catalogue is read again. A trigger, say, is none of them."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Catalog(Actor[CatalogInbox]):
         self._config, self._store, self._identity, self._declaration = config, store, identity, declaration
         self._consumer, self._scheduling = consumer, scheduling
         self._digest = digest(declaration.definitions, declaration.functions)
+        self._declaring = False
         self._version = -1
         self._news: CatalogueRead | None = None
         self._sets: Mapping[str, DeclaredSet] = {}
@@ -87,7 +91,7 @@ class Catalog(Actor[CatalogInbox]):
     async def started(self) -> None:
         """Declare and listen."""
         self._again = Timer[CatalogInbox](self.context, Refresh(None))
-        self.context.nursery.start_soon(self._declare)
+        self._start_declaring()
         self.context.nursery.start_soon(self._listen)
         if self._scheduling is not None:
             self._scheduling.leader.tell(TermAsked())
@@ -112,9 +116,15 @@ class Catalog(Actor[CatalogInbox]):
 
     # -- reading the catalogue ------------------------------------------------------------------------------------
 
+    def _start_declaring(self) -> None:
+        if not self._declaring:
+            self._declaring = True
+            self.context.nursery.start_soon(self._declare)
+
     async def _declare(self) -> None:
         store, texts = self._store, pages(self._declaration.definitions, self._declaration.functions)
         await insist(store.transport, lambda: store.catalogue.declare(self._digest, texts))
+        self._declaring = False
         await self.context.mailbox.send(Refresh(None))
 
     async def _refresh(self) -> None:
@@ -125,6 +135,8 @@ class Catalog(Actor[CatalogInbox]):
             self._again.after(PAUSE_S)
             return
         self._version = contents.version
+        if all(found.digest != self._digest for found in contents.sets):
+            self._start_declaring()  # retired while this worker was cut off, or forgotten by Redis
         self._sets = {found.digest: found for found in contents.sets}
         news = self._news = read_catalogue(contents)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
@@ -180,7 +192,7 @@ class Catalog(Actor[CatalogInbox]):
             await self._wake(due if len(due) < MAX_WAKES else ())
         if "resigned" in names:
             await self._say_vacated()
-        if names - {"wake", "resigned"}:
+        if names & CHANGES:
             await self.context.mailbox.send(Refresh(None))
 
     async def _wake(self, due: tuple[Due, ...]) -> None:
@@ -219,4 +231,5 @@ def read_catalogue(contents: Contents) -> CatalogueRead:
         version=contents.version,
         tasks=merge(sets, dynamic),
         sets={digest: frozenset(one.id for one in definitions) for digest, (_, definitions) in sets.items()},
+        forgotten=contents.forgotten,
     )

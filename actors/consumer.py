@@ -275,6 +275,8 @@ class Consumer(Actor[ConsumerInbox]):
         """The Consumer itself ends: this body has ended, and other workers need not wait for the lease."""
         with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S):
             try:
+                # Or the read in progress, which nobody takes note of any more, would get the run.
+                await self._store.transport.unblock(Lane.RUNS)
                 await self._store.runs.hand_back(self._identity.key, [run.hold])
             except RedisUnavailable:
                 log.warning("Run %s could not be handed back; its lease ends it", run.run_id)

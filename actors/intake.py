@@ -64,8 +64,8 @@ class Intake:
         self.closed = True
 
     async def stop_reading(self) -> None:
-        """End the wait in progress, and return when the reader has taken its reply."""
-        while not self.finished.is_set():
+        """End the wait in progress, and return when the reader has taken its reply, or Redis has gone away."""
+        while not self.finished.is_set() and self._store.transport.is_up():
             try:
                 await self._store.transport.unblock(Lane.RUNS)
             except RedisUnavailable:

@@ -106,6 +106,9 @@ class CatalogueRead:
     sets: Mapping[str, frozenset[str]]
     """Digest of a declared set -> ids of its tasks."""
 
+    forgotten: tuple[str, ...] = ()
+    """Tasks whose removal is not finished."""
+
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class Reconciler(Actor[ReconcilerInbox]):
         self._swept_at_s = 0.0
         self._sets: Mapping[str, frozenset[str]] = {}
         self._tasks: frozenset[str] = frozenset()
+        self._forgotten: tuple[str, ...] = ()
         self._unused_since_s: dict[str, float] = {}
         """Digests of declared sets that no live worker has, and since when this was seen."""
 
@@ -91,6 +92,7 @@ class Reconciler(Actor[ReconcilerInbox]):
                     self._renewed_at_s = max(self._renewed_at_s, message.renewed_at_s)
             case CatalogueRead():
                 self._sets, self._tasks = message.sets, frozenset(message.tasks)
+                self._forgotten = message.forgotten
             case Look():
                 if self._term is not None:
                     await self._look(self._term)
@@ -169,6 +171,14 @@ class Reconciler(Actor[ReconcilerInbox]):
             if await store.leases.bury(worker.worker, seen_ms=worker.seen_ms) == "buried":
                 log.info("Worker %s is gone", worker.name)
         await self._retire(term, [w for w in workers if w not in gone])
+        for task_id in self._forgotten:
+            match await store.operations.finish_forgetting(task_id):
+                case Broken(why):
+                    log.error("Task %s cannot be forgotten: a key of it is broken: %s", task_id, why)
+                case None:
+                    pass  # somebody else finished it
+                case ended:
+                    log.info("Finished forgetting task %s: %d runs ended", task_id, ended)
 
     async def _retire(self, term: Term, live: list[Presence]) -> None:
         """Forget sets that no live worker has had for ``retire_after``, and the tasks that only they had."""
@@ -176,10 +186,12 @@ class Reconciler(Actor[ReconcilerInbox]):
         self._unused_since_s = {
             digest: self._unused_since_s.get(digest, now_s) for digest in self._sets if digest not in used
         }
+        left = dict(self._sets)
         for digest, since_s in self._unused_since_s.items():
             if now_s - since_s >= self._config.retire_after:
-                tasks = tasks_of_only(digest, self._sets)
+                tasks = tasks_of_only(digest, left)
                 gone = await self._store.catalogue.retire(term.value, digest, sorted(tasks))
+                del left[digest]  # or the next set that goes would leave it the tasks that both have
                 log.info("Retired a declaration that no live worker has, and %d task(s)", gone)
 
 

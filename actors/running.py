@@ -138,10 +138,9 @@ async def perform(running: Running, threads: Threads) -> BodyEnd:
         try:
             with running.scope, trio.move_on_after(running.timeout_s) as limit:
                 await function()
-        except BaseException as error:
-            if _contains_cancelled(error):
-                raise
-            return Returned(error)
+        except BaseException as error:  # noqa: BLE001  # whatever a run raises ends at the run
+            await trio.lowlevel.checkpoint_if_cancelled()  # from outside: no matter what its cleaning up raised
+            return Returned(error) if running.stop is None else Stopped()
     if running.scope.cancelled_caught:
         return Stopped()
     return TimedOut(None) if limit.cancelled_caught else Returned(None)
@@ -167,12 +166,6 @@ def _call(function: Callable[[], object]) -> None:
         if isinstance(result, Coroutine):
             result.close()
         raise NotAwaited(function_name(function))
-
-
-def _contains_cancelled(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(trio.Cancelled) is not None
-    return isinstance(error, trio.Cancelled)
 
 
 def verdict(

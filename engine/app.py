@@ -21,12 +21,13 @@ from engine.errors import (
     MailboxClosed,
     RedisUnreachable,
     RestartLimitExceeded,
+    TroupeError,
 )
 from engine.runtime import Supervision, default_environment
 from engine.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Iterable
 
     from engine.assembly import Troupe
     from engine.connect import Place
@@ -44,6 +45,9 @@ EX_UNAVAILABLE, EX_SOFTWARE = 69, 70
 
 RESIGN_S = 3.0
 """How long a leader may take to resign before the lease is left to do it."""
+
+LAST_WORDS_S = 3.0
+"""How long an engine that is cancelled, or has lost Redis, may take to resign and to hand back its runs."""
 
 
 @final
@@ -186,29 +190,39 @@ class Engine:
         supervision = self._supervision = Supervision(troupe.spec, environment)
         log.info("Worker %s starts", identity.worker_id)
         failure: list[RestartLimitExceeded] = []
+        tree_scope = trio.CancelScope(shield=True)
 
         async def run_tree(*, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
-            try:
-                await supervision.run(task_status=task_status)
-            except RestartLimitExceeded as error:
-                failure.append(error)
+            with tree_scope:
+                try:
+                    await supervision.run(task_status=task_status)
+                except RestartLimitExceeded as error:
+                    failure.append(error)
             nursery.cancel_scope.cancel()
 
-        reached = False
+        reached, patience_s = False, 0.0
         async with trio.open_nursery() as nursery:
-            await nursery.start(run_tree)
-            with trio.move_on_after(config.startup_timeout):
-                reached = await _first(link.wait_up, self._stop.wait)
-            if reached:
-                task_status.started(self)
-                await self._stop.wait()
-                await self._drain(troupe)
-            supervision.stop()
-            await supervision.wait_stopped()
+            try:
+                await nursery.start(run_tree)
+                reached = await _reached(link, self._stop, config.startup_timeout)
+                if reached or self._stop.is_set():
+                    task_status.started(self)
+                if reached:
+                    patience_s = LAST_WORDS_S
+                    await self._stop.wait()
+                    await self._drain(troupe)
+                    supervision.stop()
+                    if link.is_up():  # else there is nobody to take leave of
+                        await supervision.wait_stopped()
+            finally:
+                with trio.CancelScope(shield=True), trio.move_on_after(patience_s):
+                    supervision.stop()
+                    await supervision.wait_stopped()
+                tree_scope.cancel()
         log.info("Worker %s stopped", identity.worker_id)
         if failure:
             raise failure[0]
-        if not reached:
+        if not reached and not self._stop.is_set():
             raise RedisUnreachable(place.address.label, config.startup_timeout, link.statistics().last_error)
 
     async def _drain(self, troupe: Troupe) -> None:
@@ -223,6 +237,7 @@ class Engine:
     async def _run_until_signal(self) -> int | None:
         """Serve; the number of the second signal if there was one."""
         ended_by: int | None = None
+        failure: TroupeError | None = None
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
 
@@ -237,8 +252,13 @@ class Engine:
                             self.stop()
 
                 nursery.start_soon(obey)
-                await self.serve()
+                try:
+                    await self.serve()
+                except TroupeError as error:  # out of here it would be in a group
+                    failure = error
                 nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return ended_by
 
 
@@ -249,14 +269,19 @@ async def _ask_to_drain(mailbox: object, timeout_s: float) -> None:
         log.warning("Stopping goes on without an answer: %s", error)
 
 
-async def _first(*waits: Callable[[], Awaitable[None]]) -> bool:
-    """Wait until one of them returns."""
-    async with trio.open_nursery() as nursery:
+async def _reached(link: Link, stop: trio.Event, timeout_s: float) -> bool:
+    """Wait until Redis is reached (True), or ``stop`` is set, or the time is over."""
+    reached = False
+    with trio.move_on_after(timeout_s):
+        async with trio.open_nursery() as nursery:
 
-        async def wait(one: Callable[[], Awaitable[None]]) -> None:
-            await one()
+            async def wait_up() -> None:
+                nonlocal reached
+                await link.wait_up()
+                reached = True
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_up)
+            await stop.wait()
             nursery.cancel_scope.cancel()
-
-        for one in waits:
-            nursery.start_soon(wait, one)
-    return True
+    return reached

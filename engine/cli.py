@@ -96,13 +96,14 @@ def find_engine(target: str) -> Engine:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        found = getattr(import_module(module_name), name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module was found, and something that it imports was not
         raise typer.BadParameter(f"there is no module {module_name!r} in {folder} or on the path") from None
-    except AttributeError:
-        raise typer.BadParameter(f"module {module_name!r} has no {name!r}") from None
+    if not hasattr(module, name):
+        raise typer.BadParameter(f"module {module_name!r} has no {name!r}")
+    found = getattr(module, name)
     if not isinstance(found, Engine):
         raise typer.BadParameter(f"{target} is of type {type(found).__name__}; give an engine.Engine")
     return found

@@ -51,6 +51,9 @@ class Contents:
     dynamic: Mapping[str, str]
     """Task id -> definition, opaque JSON."""
 
+    forgotten: tuple[str, ...]
+    """Tasks whose removal is not finished: their names are taken, they have no definition."""
+
     paused: Mapping[str, Pause]
 
 
@@ -100,12 +103,14 @@ class CatalogueStore:
             old = (known or {}).get(digest)
             pages = old.pages if old else await self._pages(digest)
             sets.append(DeclaredSet(digest=digest, first_seen_ms=int(first_seen), pages=pages))
-        dynamic = await query("HGETALL", keys.dynamic)
+        raw = await query("HGETALL", keys.dynamic)
+        dynamic = {task_id: text.partition("|")[2] for task_id, text in raw.items()}
         paused = await query("HGETALL", keys.paused)
         return Contents(
             version=version,
             sets=tuple(sets),
-            dynamic={task_id: text.partition("|")[2] for task_id, text in dynamic.items()},
+            dynamic={task_id: definition for task_id, definition in dynamic.items() if definition},
+            forgotten=tuple(task_id for task_id, definition in dynamic.items() if not definition),
             paused={task_id: _pause(text) for task_id, text in paused.items()},
         )
 

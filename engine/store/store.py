@@ -10,6 +10,7 @@ from engine.store.election import ElectionStore
 from engine.store.keys import Keys
 from engine.store.leases import LeaseStore
 from engine.store.ledger import LedgerStore
+from engine.store.operations import OperationStore
 from engine.store.runs import RunStore
 from engine.store.session import Session
 from engine.store.timetable import Timetable
@@ -33,6 +34,7 @@ class Store:
     leases: LeaseStore
     catalogue: CatalogueStore
     ledger: LedgerStore
+    operations: OperationStore
 
     @classmethod
     def over(cls, transport: Transport, *, prefix: str, ledger_length: int = 1_000) -> Store:
@@ -48,4 +50,5 @@ class Store:
             leases=LeaseStore(session),
             catalogue=CatalogueStore(session),
             ledger=LedgerStore(session),
+            operations=OperationStore(session),
         )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from engine.store.election import Elected
 from engine.store.keys import CONSUMER_GROUP
 from engine.store.leases import Lease
+from engine.store.operations import _FORGET
 from engine.store.runs import Claimed, Completion, Entry, Failure, Hold, Parked, Waiting
 from engine.store.timetable import Due, Enrolment, Published, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.store.client import Client
     from engine.store.store import Store
 
 T = TypeVar("T")
@@ -23,6 +23,9 @@ LEASE_MS = 600_000
 """So long that no test sees one end by itself."""
 
 TASK, OTHER = "group/task", "group/other"
+
+CLAIM, END = "claim", "end"
+"""The tokens of a test that needs only one of each."""
 
 Snapshot = dict[str, tuple[str, Any]]
 """Every key, with its type and all that it holds."""
@@ -54,8 +57,8 @@ class Stage:
         return cls(store, elected.value, elected.redis_ms)
 
     @property
-    def redis(self) -> Client:
-        """The command lane, to look at what was written."""
+    def redis(self) -> Any:
+        """The command lane, to look at what was written. Untyped: redis-py's types admit replies that never come."""
         return self.store.transport.commands
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -81,7 +84,7 @@ class Stage:
         """What this worker gets from a stream."""
         return await self.store.runs.read(worker, priorities=[priority], count=100_000, block_ms=None)
 
-    async def claim(self, entries: Sequence[Entry], worker: str = "A", *, token: str = "claim") -> list[Claimed]:
+    async def claim(self, entries: Sequence[Entry], worker: str = "A", *, token: str = CLAIM) -> list[Claimed]:
         """Claim what this worker has read."""
         replies = await self.store.runs.claim(worker, token, entries, lease_ms=LEASE_MS)
         return [expect(Claimed, reply) for reply in replies]
@@ -93,7 +96,7 @@ class Stage:
         await self.queued(task, overlap=overlap, ago_ms=ago_ms, priority=priority)
         return await self.taken(worker, priority=priority)
 
-    async def taken(self, worker: str = "A", *, priority: str = "low", token: str = "claim") -> Hold:
+    async def taken(self, worker: str = "A", *, priority: str = "low", token: str = CLAIM) -> Hold:
         """The one run that waits in a stream, read and claimed by this worker."""
         [claimed] = await self.claim(await self.read(worker, priority=priority), worker, token=token)
         return hold(claimed)
@@ -140,7 +143,9 @@ class Stage:
     async def in_stream(self, priority: str = "low") -> list[str]:
         """The runs in a stream, read or not."""
         keys = self.store.keys
-        return [fields["run"] for fields in await self.entries(keys.stream_high if priority == "high" else keys.stream_low)]
+        return [
+            fields["run"] for fields in await self.entries(keys.stream_high if priority == "high" else keys.stream_low)
+        ]
 
     async def verdicts(self, task: str = TASK) -> list[tuple[str, str]]:
         """Verdict and reason of each ledger entry, the oldest first."""
@@ -151,7 +156,7 @@ class Stage:
         return await snapshot(self.redis, self.store.keys.tag)
 
 
-def hold(claimed: Claimed, token: str = "end") -> Hold:
+def hold(claimed: Claimed, token: str = END) -> Hold:
     """What proves that a claimed run is its worker's."""
     return Hold(claimed.run_id, claimed.fence, token)
 
@@ -161,7 +166,17 @@ def completion(held: Hold, verdict: str = "ran", reason: str = "", story: str = 
     return Completion(held, verdict, reason, story)
 
 
-async def snapshot(redis: Client, tag: str = "") -> Snapshot:
+async def forget_in_part(store: Store, task: str, *, most: int) -> int:
+    """The first call of a removal, whose caller then dies; the runs that ended with it."""
+    operations, keys = store.operations, store.keys
+    tail = (keys.dynamic, keys.version, keys.once("forget"))
+    [reply] = await operations.session.on_runs(_FORGET, (task, "", most, ""), [(f"{task}@", ())], tail=tail)
+    word, ended = reply
+    assert word == "more"
+    return int(ended)
+
+
+async def snapshot(redis: Any, tag: str = "") -> Snapshot:
     """Every key that begins with ``tag``, with its type and all that it holds; not when it expires."""
     found: Snapshot = {}
     for key in sorted([key async for key in redis.scan_iter(count=1_000)]):
@@ -171,7 +186,7 @@ async def snapshot(redis: Client, tag: str = "") -> Snapshot:
     return found
 
 
-async def _contents(redis: Client, key: str, kind: str) -> Any:
+async def _contents(redis: Any, key: str, kind: str) -> Any:
     match kind:
         case "string":
             return await redis.get(key)
@@ -189,7 +204,7 @@ async def _contents(redis: Client, key: str, kind: str) -> Any:
             raise AssertionError(f"{key} is of the unknown type {kind}")
 
 
-async def _pending(redis: Client, stream: str) -> list[tuple[str, str]]:
+async def _pending(redis: Any, stream: str) -> list[tuple[str, str]]:
     """Which consumer has read which entry and not acknowledged it."""
     if CONSUMER_GROUP not in {group["name"] for group in await redis.xinfo_groups(stream)}:
         return []

@@ -9,7 +9,7 @@ import pytest
 from engine.store.election import Elected, Held, Lost
 from engine.store.leases import Beat
 from engine.store.runs import Claimed, Done, Failure, Fenced, Gone, Stale
-from engine.store.timetable import Due, Moved
+from engine.store.timetable import Moved
 from tests.store.scenario import LEASE_MS, TASK, Snapshot, Stage, completion, hold
 from tests.store.transitions import ALL, SAME, Transition, matches, replies_to
 
@@ -174,6 +174,15 @@ async def resumed_otherwise(stage: Stage) -> None:
     assert await stage.store.catalogue.resume(TASK, "another")
 
 
+async def defined_otherwise(stage: Stage) -> None:
+    found = await stage.store.operations.dynamic(TASK)
+    await stage.store.operations.define(TASK, "other", "another", who="", replaces=found.revision if found else None)
+
+
+async def forgotten(stage: Stage) -> None:
+    assert await stage.store.operations.forget(TASK, "forget", who="") == 0
+
+
 async def seen_again(stage: Stage) -> None:
     await stage.store.leases.beat("A", [], lease_ms=1, details="{}", draining=False)
     await stage.redis.zincrby(stage.store.keys.workers_seen, 1, "A")  # within the same millisecond, perhaps
@@ -267,6 +276,19 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     "retire": {paused_otherwise: 0},
     "pause": {paused_otherwise: SAME, resumed_otherwise: SAME},
     "resume": {paused_otherwise: SAME},
+    "trigger": dict.fromkeys(
+        (taken, taken_and_completed, taken_and_failed, put_aside, released, paused_otherwise), SAME
+    ),
+    "trigger, superseding": dict.fromkeys((taken, taken_and_completed, put_aside), SAME),
+    "trigger, refusing": {resumed_otherwise: SAME},
+    "cancel": {published_again: SAME},
+    "cancel, asking": dict.fromkeys((completed, failed, handed_back, reclaimed, abandoned, beaten), SAME),
+    "cancel, finding nothing": {published_again: SAME},
+    "reset_retry": dict.fromkeys((requeued, requeued_and_taken, requeued_taken_and_failed, superseded), SAME),
+    "revive": dict.fromkeys((taken, taken_and_completed, taken_and_failed, paused_otherwise), SAME),
+    "discard": {published_again: SAME},
+    "define": dict.fromkeys((defined_otherwise, forgotten), SAME),
+    "forget": dict.fromkeys((completed, defined_otherwise), SAME),
 }
 """For each script: what could follow it, and what its late repeat is told then."""
 

@@ -109,6 +109,7 @@ async def test_an_entry_that_is_not_the_runs_current_one_is_stale_and_goes(stage
     assert len(entries) == 2
     assert await stage.store.runs.claim("A", "t", entries, lease_ms=LEASE_MS) == [Stale(), Stale()]
     assert await stage.in_stream() == [run_id]
+    assert [one.entry.run_id for one in await stage.store.leases.pending(min_idle_ms=0)] == [run_id]
     assert (await stage.record(run_id))["state"] == "queued"
 
 
@@ -177,11 +178,22 @@ async def test_an_entry_that_stands_twice_in_one_claim_gets_one_fence(stage: Sta
     assert await stage.verdicts() == []
 
 
+async def test_a_repeated_claim_does_not_grant_a_run_by_an_entry_that_is_not_its_current_one(stage: Stage) -> None:
+    """Or one run would be granted twice in one answer, and its body started twice."""
+    run_id = await stage.queued()
+    await stage.redis.xadd(stage.store.keys.stream_low, {"run": run_id})
+    entries = await stage.read()
+    for _ in range(2):
+        granted, stale = await stage.store.runs.claim("A", "t", entries, lease_ms=LEASE_MS)
+        assert expect(Claimed, granted).run_id == run_id
+        assert stale == Stale()
+
+
 @pytest.mark.parametrize(
     ("started", "ended"), [(False, Ended("skipped", "overlap")), (True, Ended("failed", "superseded"))]
 )
 async def test_a_claim_beside_a_running_one_is_refused_with_a_verdict(
-    stage: Stage, started: bool, ended: Ended
+    stage: Stage, *, started: bool, ended: Ended
 ) -> None:
     """A fresh run is skipped; one that was started before failed."""
     first, second = await two_runs_of_one_task(stage)
@@ -300,6 +312,7 @@ async def test_the_end_of_a_removed_tasks_run_leaves_nothing(stage: Stage, verdi
 async def test_a_failed_attempt_waits_for_its_retry(stage: Stage) -> None:
     """Lease and stream entry go; the attempt is counted, the story goes on, and due says when."""
     held = await stage.running()
+    await stage.redis.sadd(stage.store.keys.cancel, f"{held.run_id}#{held.fence}")
     [reply] = await stage.store.runs.fail("A", [Failure(held, 30_000, '{"error":"Boom"}')])
     due_ms = expect(Waiting, reply).due_ms
     assert 0 <= due_ms - stage.now_ms - 30_000 < 60_000
@@ -309,16 +322,26 @@ async def test_a_failed_attempt_waits_for_its_retry(stage: Stage) -> None:
     assert record["story"] == '{"error":"Boom"}'
     assert await stage.live() == {held.run_id: "waiting"}
     assert await stage.in_stream() == []
-    assert await stage.redis.execute_command("EXISTS", stage.store.keys.leases) == 0
+    assert await stage.redis.execute_command("EXISTS", stage.store.keys.leases, stage.store.keys.cancel) == 0
     assert await stage.verdicts() == []
 
 
-async def test_a_retry_that_is_the_first_thing_due_wakes_the_coordinator(stage: Stage) -> None:
-    """And one that is not does not: it sleeps until the minimum of due."""
-    item = await stage.waiting(delay_ms=20_000)
-    assert await stage.entries(stage.store.keys.wake) == [{"at": str(item.at_ms)}]
+async def test_a_retry_within_the_next_ten_seconds_wakes_the_coordinator(stage: Stage) -> None:
+    """It keeps so much of due in memory, and reads what comes later by itself."""
+    item = await stage.waiting(delay_ms=5_000)
+    wake = {"due": f"r/{item.id}", "at": str(item.at_ms)}
+    assert await stage.entries(stage.store.keys.wake) == [wake]
     await stage.waiting(OTHER, delay_ms=40_000)
-    assert len(await stage.entries(stage.store.keys.wake)) == 1
+    assert await stage.entries(stage.store.keys.wake) == [wake]
+
+
+async def test_a_run_that_was_asked_to_stop_is_not_tried_again(stage: Stage) -> None:
+    """It failed by itself before it heard of it: its verdict says what was asked for."""
+    held = await stage.running()
+    await stage.redis.hset(stage.store.keys.run(held.run_id), "cancel", "1")
+    assert await stage.store.runs.fail("A", [Failure(held, 0, "{}")]) == [Gone()]
+    await gone_for_good(stage, held.run_id)
+    assert await stage.verdicts() == [("failed", "cancelled")]
 
 
 @pytest.mark.parametrize("mark", ["removed", "abandoned"])
@@ -373,6 +396,15 @@ async def test_a_run_that_was_removed_or_judged_already_is_not_handed_on(stage: 
     await stage.redis.hset(stage.store.keys.run(held.run_id), mark, "1")
     assert await stage.store.runs.hand_back("A", [held]) == [Done()]
     await gone_for_good(stage, held.run_id)
+
+
+async def test_a_run_that_was_asked_to_stop_is_not_handed_on(stage: Stage) -> None:
+    """It ends here, cancelled, and no other worker starts it again."""
+    held = await stage.running()
+    await stage.redis.hset(stage.store.keys.run(held.run_id), "cancel", "1")
+    assert await stage.store.runs.hand_back("A", [held]) == [Done()]
+    await gone_for_good(stage, held.run_id)
+    assert await stage.verdicts() == [("failed", "cancelled")]
 
 
 # -- abandon ----------------------------------------------------------------------------------------------------------
@@ -432,10 +464,10 @@ async def test_a_run_of_an_unknown_function_is_parked_and_the_delay_doubles_up_t
         assert least <= wanted <= most
 
 
-async def test_a_parked_run_that_is_the_first_thing_due_wakes_the_coordinator(stage: Stage) -> None:
-    """It sleeps until the minimum of due, which has moved towards now."""
+async def test_a_parked_run_whose_next_look_is_near_wakes_the_coordinator(stage: Stage) -> None:
+    """As a retry does."""
     item = await stage.parked(first_ms=5_000)
-    assert await stage.entries(stage.store.keys.wake) == [{"at": str(item.at_ms)}]
+    assert await stage.entries(stage.store.keys.wake) == [{"due": f"r/{item.id}", "at": str(item.at_ms)}]
 
 
 async def test_of_too_many_runs_that_no_worker_knows_the_last_are_skipped(stage: Stage) -> None:
@@ -505,7 +537,7 @@ async def test_releasing_the_entry_of_a_run_in_progress_keeps_it(stage: Stage) -
     assert await stage.snapshot() == before
 
 
-# -- many at once -------------------------------------------------------------------------------------------------------
+# -- many at once -----------------------------------------------------------------------------------------------------
 
 
 async def test_twelve_hundred_runs_are_taken_through_every_script_and_answered_in_order(stage: Stage) -> None:

@@ -100,6 +100,7 @@ async def test_each_attempt_of_a_run_counts_and_a_lost_one_has_the_number_of_its
         ("failed", 1, "ValueError: 1"),
     ]
     assert (shown[1].started_at, shown[1].duration_s, shown[1].worker) == (None, None, None)
+    assert await statistics(stage.store, history_runs=2) == shown[:2]
 
 
 async def test_overlapping_runs_are_in_the_order_of_their_starts(stage: Stage) -> None:

@@ -43,9 +43,7 @@ async def pause(stage: Stage, task: str = TASK, *, until_ms: int | None = None) 
 # -- who may --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "transition", [one for one in ON_RUNS if one.leads], ids=lambda transition: transition.name
-)
+@pytest.mark.parametrize("transition", [one for one in ON_RUNS if one.leads], ids=lambda transition: transition.name)
 async def test_what_only_the_leader_may_do_is_refused_by_epoch(stage: Stage, transition: Transition) -> None:
     """What a deposed leader sent before it knew writes nothing."""
     call = await transition.arrange(stage, [TASK])
@@ -80,8 +78,15 @@ async def test_a_first_start_queues_a_run_that_is_no_slot(stage: Stage) -> None:
     record = await stage.record(f"{TASK}@first")
     [(entry, _)] = await stage.redis.xrange(stage.store.keys.stream_high)
     assert record == {
-        **{"state": "queued", "task": TASK, "slot": "", "attempt": "1", "deliveries": "0", "fence": "0"},
-        **{"priority": "high", "overlap": "skip", "entry": entry},
+        "state": "queued",
+        "task": TASK,
+        "slot": "",
+        "attempt": "1",
+        "deliveries": "0",
+        "fence": "0",
+        "priority": "high",
+        "overlap": "skip",
+        "entry": entry,
     }
     [claimed] = await stage.claim(await stage.read(priority="high"))
     assert (claimed.run_id, claimed.slot_ms, claimed.attempt) == (f"{TASK}@first", None, 1)
@@ -114,8 +119,15 @@ async def test_publishing_makes_a_run_and_moves_the_task_to_its_next_slot(
     [(entry, fields)] = await stage.redis.xrange(keys.stream_high if priority == "high" else keys.stream_low)
     assert fields == {"run": run_id}
     assert await stage.record(run_id) == {
-        **{"state": "queued", "task": TASK, "slot": str(due_ms), "attempt": "1", "deliveries": "0", "fence": "0"},
-        **{"priority": priority, "overlap": overlap, "entry": entry},
+        "state": "queued",
+        "task": TASK,
+        "slot": str(due_ms),
+        "attempt": "1",
+        "deliveries": "0",
+        "fence": "0",
+        "priority": priority,
+        "overlap": overlap,
+        "entry": entry,
     }
     assert await stage.live() == {run_id: "queued"}
     assert await stage.due_ms(f"t/{TASK}") == stage.now_ms + FAR_MS
@@ -185,8 +197,7 @@ async def test_a_pause_whose_end_has_come_pauses_no_longer(stage: Stage) -> None
 @pytest.mark.parametrize("state", ["queued", "running", "parked"])
 async def test_a_task_that_does_not_overlap_skips_while_a_run_of_it_is_there(stage: Stage, state: str) -> None:
     """Queued, running and parked runs count; so the ledger says overlap."""
-    bring = {"queued": stage.queued, "running": stage.running, "parked": stage.parked}[state]
-    await bring(overlap="skip")
+    await getattr(stage, state)(overlap="skip")
     await stage.redis.zadd(stage.store.keys.due, {f"t/{TASK}": stage.now_ms - 1_000})
     before = await stage.live()
     assert set(before.values()) == {state}
@@ -215,10 +226,14 @@ async def test_a_slot_supersedes_the_waiting_retry_of_a_task_that_does_not_overl
     assert entry.story == ("{}",)
 
 
-async def test_a_waiting_retry_with_a_broken_record_breaks_the_slot_and_nothing_else(stage: Stage) -> None:
+@pytest.mark.parametrize("how", ["of another type", "with a hole"])
+async def test_a_waiting_retry_with_a_broken_record_breaks_the_slot_and_nothing_else(stage: Stage, how: str) -> None:
     """The records of retries are read from the index, and checked like those named in KEYS."""
     item = await stage.waiting(overlap="skip", delay_ms=FAR_MS)
-    await stage.redis.set(stage.store.keys.run(item.id), "not ours")
+    if how == "with a hole":
+        await stage.redis.hdel(stage.store.keys.run(item.id), "slot")
+    else:
+        await stage.redis.set(stage.store.keys.run(item.id), "not ours")
     await stage.due(OTHER)
     await stage.redis.zadd(stage.store.keys.due, {f"t/{TASK}": stage.now_ms - 1_000})
     broken, published = await publish(stage, [stage.slot(overlap="skip"), stage.slot(OTHER)])
@@ -282,6 +297,17 @@ async def test_a_slot_in_the_future_cannot_be_passed_over(stage: Stage) -> None:
     assert await stage.snapshot() == before
 
 
+async def test_a_slot_that_has_passed_cannot_be_opened_again(stage: Stage) -> None:
+    """Not by moving a task back: what was due before has its verdict. An earlier instant to come is allowed."""
+    due_ms = await stage.due(in_ms=2 * FAR_MS)
+    before = await stage.snapshot()
+    [reply] = await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, stage.now_ms - 1)])
+    assert isinstance(reply, Early)
+    assert await stage.snapshot() == before
+    assert await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, stage.now_ms + FAR_MS)]) == [Published()]
+    assert await stage.store.timetable.tasks() == {TASK: stage.now_ms + FAR_MS}
+
+
 async def test_a_move_from_an_instant_that_due_does_not_hold_is_refused(stage: Stage) -> None:
     """Somebody moved it first: the reply says to where."""
     due_ms = await stage.due()
@@ -317,9 +343,7 @@ async def test_a_retry_that_is_not_due_or_due_at_another_instant_stays(stage: St
     """Early by Redis's clock; moved where due holds something else."""
     item = await stage.waiting(delay_ms=FAR_MS)
     before = await stage.snapshot()
-    early, moved = await stage.store.timetable.requeue(
-        stage.leader, [item, Due(item.id, item.at_ms - 1, is_run=True)]
-    )
+    early, moved = await stage.store.timetable.requeue(stage.leader, [item, Due(item.id, item.at_ms - 1, is_run=True)])
     assert isinstance(early, Early)
     assert moved == Moved(item.at_ms)
     assert await stage.snapshot() == before
@@ -382,7 +406,7 @@ async def test_a_run_of_a_task_that_does_not_overlap_ends_if_another_is_there(
     stage: Stage, bring: str, ended: Ended, state: str
 ) -> None:
     """A retry is superseded; a run that never started is skipped. The other one goes on."""
-    item = await {"waiting": stage.waiting, "parked": stage.parked}[bring](overlap="skip")
+    item = await getattr(stage, bring)(overlap="skip")
     await stage.redis.hset(stage.store.keys.live(TASK), "another run", state)
     assert await stage.store.timetable.requeue(stage.leader, [item]) == [ended]
     assert await stage.verdicts() == [(ended.verdict, ended.reason)]

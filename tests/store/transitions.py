@@ -8,13 +8,15 @@ from typing import Any, Literal, TypeAlias, final
 
 from redis.exceptions import ResponseError
 
+from engine.domain.names import trigger_run_id
 from engine.store.election import Elected, Renewed
 from engine.store.keys import Keys
 from engine.store.leases import Beat, Reclaimed
+from engine.store.operations import Accepted, Defined, Refused, Trigger
 from engine.store.runs import Claimed, Done, Failure, Gone, Parked, Stale, Waiting
 from engine.store.session import Broken
 from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
-from tests.store.scenario import LEASE_MS, Stage, completion
+from tests.store.scenario import LEASE_MS, TASK, Stage, completion
 
 Call: TypeAlias = Callable[[], Awaitable[Any]]
 """Makes one call; each time with the same arguments. A list of replies if it takes many items."""
@@ -86,9 +88,7 @@ async def skip(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def pass_over(stage: Stage, tasks: Sequence[str]) -> Call:
     last_ms = stage.now_ms - 500
-    moves = [
-        Move(task, await stage.due(task), stage.now_ms + 3_600_000, count=3, last_ms=last_ms) for task in tasks
-    ]
+    moves = [Move(task, await stage.due(task), stage.now_ms + 3_600_000, count=3, last_ms=last_ms) for task in tasks]
     return lambda: stage.store.timetable.move(stage.leader, moves)
 
 
@@ -313,7 +313,132 @@ OTHERS = (
 )
 """Scripts that take no items."""
 
-ALL = ON_RUNS + OTHERS
+# -- operators --------------------------------------------------------------------------------------------------------
+
+WHO = "an operator"
+
+
+def of_task(keys: Keys) -> tuple[str, str]:
+    """The keys that belong to the task."""
+    return keys.live(TASK), keys.ledger(TASK)
+
+
+async def trigger(stage: Stage, tasks: Sequence[str], overlap: str = "allow") -> Call:
+    triggers = [Trigger(trigger_run_id(task, "one"), "low", overlap) for task in tasks]
+    return lambda: stage.store.operations.trigger(triggers, who=WHO, queue_cap=100)
+
+
+async def trigger_over_a_retry(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.waiting(task, overlap="skip", delay_ms=600_000)
+    return await trigger(stage, tasks, "skip")
+
+
+async def refuse_trigger(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+    return await trigger(stage, tasks)
+
+
+async def cancel(stage: Stage, tasks: Sequence[str]) -> Call:
+    runs = [await stage.queued(task) for task in tasks]
+    return lambda: stage.store.operations.cancel(runs, "cancel", who=WHO)
+
+
+async def ask_to_stop(stage: Stage, tasks: Sequence[str]) -> Call:
+    runs = [(await stage.running(task)).run_id for task in tasks]
+    return lambda: stage.store.operations.cancel(runs, "cancel", who=WHO)
+
+
+async def cancel_nothing(stage: Stage, tasks: Sequence[str]) -> Call:
+    runs = [f"{task}@{stage.now_ms - 500}" for task in tasks]
+    return lambda: stage.store.operations.cancel(runs, "cancel", who=WHO)
+
+
+async def reset_retry(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.waiting(task, delay_ms=600_000)
+    return lambda: stage.store.operations.reset_retry(tasks, "reset", who=WHO)
+
+
+async def revive(stage: Stage, tasks: Sequence[str]) -> Call:
+    await (await die(stage, tasks[:1]))()
+    [dead] = await stage.store.operations.dead(count=10)
+    run_id = trigger_run_id(dead.task_id, "one")
+    return lambda: stage.store.operations.revive(dead.entry_id, run_id, "revive", who=WHO, queue_cap=100)
+
+
+async def discard(stage: Stage, tasks: Sequence[str]) -> Call:
+    await (await die(stage, tasks))()
+    entries = [dead.entry_id for dead in await stage.store.operations.dead(count=10)]
+    return lambda: stage.store.operations.discard(entries, "discard", who=WHO)
+
+
+async def define(stage: Stage, tasks: Sequence[str]) -> Call:
+    return lambda: stage.store.operations.define(tasks[0], '{"a|b": []}', "define", who=WHO)
+
+
+async def forget(stage: Stage, tasks: Sequence[str]) -> Call:
+    await (await define(stage, tasks))()
+    await stage.due(tasks[0], in_ms=600_000)
+    await stage.running(tasks[0])
+    await stage.queued(tasks[0], ago_ms=2)
+    return lambda: stage.store.operations.forget(tasks[0], "forget", who=WHO)
+
+
+def by_operators(
+    name: str, arrange: Callable[[Stage, Sequence[str]], Awaitable[Call]], reply: Any, when_full: Any, keys: Any
+) -> Transition:
+    """Every one of them looks at the events, and keeps its answer."""
+    return Transition(name, arrange, reply, SAME, when_full, of_run=(), keys=lambda names: (names.events, *keys(names)))
+
+
+OPERATORS = (
+    by_operators(
+        *("trigger", trigger, Accepted(), "refused"),
+        lambda keys: (keys.due, keys.wake, keys.stream_low, keys.paused, keys.once(f"{TASK}@t-one"), *of_task(keys)),
+    ),
+    by_operators(
+        *("trigger, superseding", trigger_over_a_retry, Accepted(), "refused"),
+        lambda keys: (keys.due, keys.leases, keys.cancel, keys.stream_low, keys.paused, *of_task(keys)),
+    ),
+    by_operators(
+        *("trigger, refusing", refuse_trigger, Refused("paused"), "refused"),
+        lambda keys: (keys.due, keys.stream_low, keys.paused, keys.once(f"{TASK}@t-one"), *of_task(keys)),
+    ),
+    by_operators(
+        *("cancel", cancel, "ended", "done"),
+        lambda keys: (keys.due, keys.leases, keys.cancel, keys.stream_low, keys.once("cancel"), *of_task(keys)),
+    ),
+    by_operators(
+        *("cancel, asking", ask_to_stop, "asked", "done"),
+        lambda keys: (keys.cancel, keys.once("cancel"), *of_task(keys)),
+    ),
+    by_operators(*("cancel, finding nothing", cancel_nothing, "gone", "done"), lambda keys: (keys.once("cancel"),)),
+    by_operators(
+        *("reset_retry", reset_retry, 1, "done"),
+        lambda keys: (keys.due, keys.wake, keys.live(TASK), keys.once("reset")),
+    ),
+    by_operators(
+        *("revive", revive, Accepted(), "refused"),
+        lambda keys: (keys.due, keys.dead, keys.stream_low, keys.paused, keys.once("revive"), *of_task(keys)),
+    ),
+    by_operators(*("discard", discard, "discarded", "done"), lambda keys: (keys.dead, keys.once("discard"))),
+    by_operators(
+        *("define", define, Defined, "refused"),
+        lambda keys: (keys.dynamic, keys.version, keys.once("define")),
+    ),
+    by_operators(
+        *("forget", forget, 1, "done"),
+        lambda keys: (
+            *(keys.dynamic, keys.version, keys.once("forget")),
+            *(keys.due, keys.paused, keys.leases, keys.cancel, keys.stream_low, *of_task(keys)),
+        ),
+    ),
+)
+"""What is asked for by hand: repeats get the first answer, whatever has happened since."""
+
+ALL = ON_RUNS + OTHERS + OPERATORS
 
 
 async def outcome(call: Call) -> tuple[list[Any], Exception | None]:

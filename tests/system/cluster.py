@@ -228,7 +228,7 @@ class Cluster:
         """Start a worker with these tasks (see ``worker.make_engine``) and settings."""
         name = f"worker-{len(self.workers) + 1}"
         effects = self.directory / f"{name}.effects"
-        spec = {
+        spec: dict[str, Any] = {
             "config": {"redis_url": self.url, "redis_key_prefix": self.prefix, **config},
             "effects": str(effects),
             "group": group,

@@ -44,7 +44,7 @@ def idlers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, 
         few, many = (
             cluster.worker(
                 *({"name": f"yearly-{number}", "expression": YEARLY} for number in range(count)),
-                figures_every_s=2,
+                figures_every_s=1,
                 redis_url=f"redis://127.0.0.1:{cluster.server.port}",  # MONITOR tells TCP connections apart
                 redis_key_prefix=f"idle-{count}",
             )

@@ -120,13 +120,13 @@ async def verdicts_with_nobody_to_execute(stage: Stage, **turned: Any) -> set[tu
     return set(await stage.verdicts("g/t"))
 
 
-async def verdicts_kept(stage: Stage, **turned: Any) -> int:
-    """A task has run fifty times."""
+async def all_verdicts_are_kept(stage: Stage, **turned: Any) -> bool:
+    """A task has run fifty times. (Redis trims a stream by whole nodes, so the number of those kept is not exact.)"""
     tasks = group()
     noting(tasks, "* * * * * *")
     await stage.worker(tasks, **turned)
     await stage.until(50.5)
-    return len(await stage.ledger("g/t"))
+    return len(await stage.ledger("g/t")) == 50
 
 
 async def scheduled_after_its_worker_left(stage: Stage, **turned: Any) -> set[str]:
@@ -163,6 +163,7 @@ async def minute_of_a_run_that_was_read_and_never_claimed(stage: Stage, **turned
     started_s = noting(tasks, "1 * * * *")
     await stage.worker(tasks, concurrent_tasks=0, **turned)
     await stage.until(61)
+    await stage.store.runs.make_groups()
     assert len(await stage.store.runs.read("dead", priorities=["low"], count=1, block_ms=None)) == 1
     await stage.worker(tasks, can_lead=False)
     await stage.until(1_000)
@@ -258,7 +259,7 @@ async def starts_of_a_failing_task(stage: Stage, **turned: Any) -> list[float]:
     tasks = group()
     tasks.add_task("1 16 * * *", name="t")(fail)
     await stage.worker(tasks, **turned)
-    await stage.until(3_600)
+    await stage.until(600)
     return started_s
 
 
@@ -271,7 +272,7 @@ async def counted(stage: Stage, count: Callable[[], int]) -> int:
 
 
 def scripts_sent(worker: Worker, name: str) -> int:
-    return sum(args[:2] == ("EVALSHA", Script.load(name).sha) for args in worker.cable.sent)
+    return sum(args[:2] == ("EVALSHA", Script.load(name).sha) for _, args in worker.cable.sent)
 
 
 def rare_tasks() -> TaskGroup:
@@ -312,7 +313,7 @@ async def running(**settings: Any) -> AsyncIterator[Engine]:
 async def seen_by_redis(server: RedisServer, fact: str, **settings: Any) -> str:
     """What CLIENT LIST says of the connections of an engine."""
     async with running(**settings):
-        with redis.Redis(unix_socket_path=server.path, username="default", password="") as client:
+        with redis.Redis(unix_socket_path=server.path, password=settings.get("redis_password")) as client:
             [said] = {one.get(fact, "") for one in client.client_list() if one["name"].startswith("troupe-")}
     return str(said)
 
@@ -364,9 +365,8 @@ async def database(place: Place, redis_db: int) -> str:
 
 async def user(place: Place, redis_username: str | None) -> str:
     """The user as which Redis knows the connections; both have the same password."""
-    server = place.start("6.2", "--user", "default", "on", "nopass", "+@all", "~*", "&*")
-    with redis.Redis(unix_socket_path=server.path) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")  # type: ignore[no-untyped-call]
+    app = ("--user", "app", "on", ">secret", "~*", "&*", "+@all")
+    server = place.start("6.2", "--requirepass", "secret", *app)
     address = {"redis_host": "127.0.0.1", "redis_port": server.port, "redis_password": "secret"}
     return await seen_by_redis(server, "user", redis_username=redis_username, **address)
 
@@ -377,30 +377,30 @@ async def gets_in_with_password(place: Place, redis_password: str | None) -> boo
     return await gets_in(redis_host="127.0.0.1", redis_port=server.port, redis_password=redis_password)
 
 
-async def gets_in_with_tls(place: Place, *, redis_tls: bool) -> bool:
-    """The port speaks TLS only."""
-    port, ca_file = tls_server(place)
-    return await gets_in(
-        redis_host="localhost", redis_port=port, redis_tls=redis_tls, redis_ca_file=ca_file if redis_tls else None
-    )
+async def port_that_lets_in(place: Place, *, redis_tls: bool) -> list[str]:
+    """Which of a server's two ports an engine can use."""
+    tls_port, ca_file, server = tls_server(place)
+    ports = {"TLS": tls_port, "plain": server.port}
+    trusted = ca_file if redis_tls else None
+    address = {"redis_host": "localhost", "redis_tls": redis_tls, "redis_ca_file": trusted}
+    return [name for name, port in ports.items() if await gets_in(redis_port=port, **address)]
 
 
 async def gets_in_with_ca_file(place: Place, redis_ca_file: str | None) -> bool:
     """The server's certificate is signed by an authority that the system does not know."""
-    port, ca_file = tls_server(place)
+    port, ca_file, _ = tls_server(place)
     trusted = redis_ca_file and ca_file
     return await gets_in(redis_host="localhost", redis_port=port, redis_tls=True, redis_ca_file=trusted)
 
 
-def tls_server(place: Place) -> tuple[int, str]:
-    """Its port, and the file of the authority that signed its certificate."""
+def tls_server(place: Place) -> tuple[int, str, RedisServer]:
+    """Its port for TLS, the file of the authority that signed its certificate, and itself, with a plain port."""
     authority, port = trustme.CA(), free_port()
     ca_file, pem = place.folder / "ca.pem", str(place.folder / "server.pem")
     authority.cert_pem.write_to_path(ca_file)
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
     files = ["--tls-ca-cert-file", str(ca_file), "--tls-cert-file", pem, "--tls-key-file", pem]
-    place.start("7.0", "--tls-port", str(port), "--tls-auth-clients", "no", *files)
-    return port, str(ca_file)
+    return port, str(ca_file), place.start("7.0", "--tls-port", str(port), "--tls-auth-clients", "no", *files)
 
 
 async def redis_without_an_address(place: Place, *, embedded: bool) -> str:
@@ -413,11 +413,11 @@ async def redis_without_an_address(place: Place, *, embedded: bool) -> str:
 
 
 async def patience(place: Place, startup_timeout: float) -> float:
-    """Nobody listens: how long does the engine say that it waited? No shorter than it did."""
+    """Nobody listens: how long does the engine say that it waited? It did, and gave up then."""
     before_s = trio.current_time()
     error = await not_reached(redis_host="127.0.0.1", redis_port=free_port(), startup_timeout=startup_timeout)
     assert error is not None
-    assert trio.current_time() - before_s >= error.waited_s
+    assert error.waited_s <= trio.current_time() - before_s < error.waited_s + 4
     return error.waited_s
 
 
@@ -487,9 +487,9 @@ IN_VIRTUAL_TIME: dict[str, tuple[Look, dict[Any, object]]] = {
     "poll_interval": (commands_in_a_minute, {}),
     "stream_block_ms": (blocking_reads_in_a_minute, {1_000: 60, 10_000: 6}),
     "queue_cap": (verdicts_with_nobody_to_execute, {1_000: set(), 1: {("skipped", "queue full")}}),
-    "ledger_length": (verdicts_kept, {1_000: 50, 10: 10}),
+    "ledger_length": (all_verdicts_are_kept, {1_000: True, 10: False}),
     "retire_after": (scheduled_after_its_worker_left, {600.0: {"old/t", "new/t"}, 60.0: {"new/t"}}),
-    "leader_heartbeat_interval": (seconds_until_another_leads, {1.0: 2, 3.0: 8}),
+    "leader_heartbeat_interval": (seconds_until_another_leads, {1.0: 3, 3.0: 9}),
     "leader_retry_interval": (attempts_to_lead_in_a_minute, {1.0: 60, 5.0: 12}),
     "reconciliation_interval": (minute_of_a_run_that_was_read_and_never_claimed, {30: 1, 300: 5}),
     "running_heartbeat_interval": (a_lost_run_soon_starts_again, {1.0: True, 6.0: False}),
@@ -505,7 +505,7 @@ IN_VIRTUAL_TIME: dict[str, tuple[Look, dict[Any, object]]] = {
 }
 
 ON_A_REAL_REDIS: dict[str, tuple[Look, dict[Any, object]]] = {
-    "redis_key_prefix": (what_keys_begin_with, {"troupe": {"{troupe}"}, "my shop": {"{my%20shop}"}}),
+    "redis_key_prefix": (what_keys_begin_with, {"troupe": {"{troupe}"}, "a+b": {"{a%2Bb}"}}),
     "enabled": (keys_written, {True: True, False: False}),
     "redis_host": (host_dialled, {"127.0.0.1": "127.0.0.1", "127.0.0.2": "127.0.0.2"}),
     "redis_port": (server_behind_the_port, {"one": "one", "other": "other"}),
@@ -513,7 +513,7 @@ ON_A_REAL_REDIS: dict[str, tuple[Look, dict[Any, object]]] = {
     "redis_username": (user, {None: "default", "app": "app"}),
     "redis_password": (gets_in_with_password, {"right": True, "wrong": False, None: False}),
     "redis_db": (database, {0: "0", 5: "5"}),
-    "redis_tls": (gets_in_with_tls, {True: True, False: False}),
+    "redis_tls": (port_that_lets_in, {True: ["TLS"], False: ["plain"]}),
     "redis_ca_file": (gets_in_with_ca_file, {"theirs": True, None: False}),
     "embedded": (redis_without_an_address, {True: "its own", False: "none"}),
     "startup_timeout": (patience, {0.2: 0.2, 1.0: 1.0}),

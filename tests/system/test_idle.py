@@ -59,7 +59,7 @@ async def test_the_link_counts_what_redis_sees(idlers: tuple[Cluster, Worker, Wo
     cluster, _, worker = idlers
 
     async def started() -> bool:
-        return len(worker.figures()) >= 3
+        return len(worker.figures()) >= SETTLING_S
 
     await eventually(started, "the worker has been idle for a while")
     async with await trio.open_tcp_stream("127.0.0.1", cluster.server.port) as monitor:
@@ -79,10 +79,10 @@ async def test_the_link_counts_what_redis_sees(idlers: tuple[Cluster, Worker, Wo
                 elif line.startswith("+1"):
                     instant, _, address = line.partition("]")[0].split()
                     seen.append((float(instant[1:]), address))
-            return len(worker.figures()) >= before + 4
+            return len(worker.figures()) >= before + 6
 
         await eventually(read_until_measured, "figures are written while MONITOR runs")
-    first, last = worker.figures()[before + 1], worker.figures()[before + 3]
+    first, last = worker.figures()[before], worker.figures()[before + 5]
     mine = {address for address, name in names.items() if name.startswith(f"troupe-{worker.pid}-")}
     lanes = Counter(names[address] for at_s, address in seen if address in mine and first.wall_s < at_s <= last.wall_s)
     counted = last.commands_sent - first.commands_sent

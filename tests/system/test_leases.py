@@ -12,6 +12,8 @@ from tests.system.cluster import ONCE, QUICK, eventually, say
 if TYPE_CHECKING:
     from tests.system.cluster import Cluster, View, Worker
 
+pytestmark = pytest.mark.timeout(120)
+
 LEASE_S: Final = 3 * QUICK["running_heartbeat_interval"]
 RUN: Final = "work/once@first"
 

@@ -14,7 +14,7 @@ return each((#ARGV - 4) / ITEM, function(i)
   local stream = STREAMS[priority]
   local run = item(i, id)
   local kwargs = redis.call('HGET', run.key, 'kwargs') or ''
-  if run.state == 'running' and run.worker == worker and run.token == token then
+  if run.state == 'running' and run.entry == entry and run.worker == worker and run.token == token then
     return {'claimed', run.fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}
   end
   local mine = #redis.call('XPENDING', stream, GROUP, entry, entry, 1, worker) == 1

@@ -11,13 +11,10 @@ if before then
   local word, revision = string.match(before, '^(%a+) (%d+)$')
   return {word, revision}
 end
-local version = redis.call('GET', KEYS[2]) or '0'
-if not string.match(version, '^%d+$') then return redis.error_reply('WRONGTYPE the version is no number') end
-local old, revision, definition = redis.call('HGET', KEYS[1], ARGV[1]), '0', nil
-if old then
-  local bar = string.find(old, '|', 1, true) or 1
-  revision, definition = string.sub(old, 1, bar - 1), string.sub(old, bar + 1)
-end
+local version, old = tonumber(redis.call('GET', KEYS[2]) or 0), redis.call('HGET', KEYS[1], ARGV[1])
+local revision, definition = '0', nil
+if old then revision, definition = string.match(old, '^(%d+)|(.*)$') end
+if not (version and revision) then return redis.error_reply('ERR the version or the old definition is not ours') end
 
 local word = 'defined'
 if definition == '' then

@@ -12,7 +12,7 @@ local DYNAMIC, VERSION, ONCE = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
 redis.call('XLEN', EVENTS)
 if not tonumber(redis.call('GET', VERSION) or 0) then return {{'broken', 'the version is no number'}} end
 return each(1, function(i)
-  local before, value = redis.call('GET', ONCE), redis.call('HGET', DYNAMIC, task)
+  local before, value = not begun and redis.call('GET', ONCE), redis.call('HGET', DYNAMIC, task)
   local tombstone = value and string.match(value, '^%d*|$')
   if not tombstone then
     if before then return before == 'unknown' and before or {'forgotten', before} end

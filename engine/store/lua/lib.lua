@@ -195,7 +195,7 @@ end
 local asked = {} -- earlier in this call: run id and live index -> true, stream -> its length
 local function ask(run, task, priority, overlap, force, kwargs, cap)
   local stream = STREAMS[priority]
-  if not (stream and overlap) then error('of ' .. task .. ' priority or overlap are missing', 0) end
+  if not (stream and overlap) then error(task .. ' has no such priority, or no overlap policy', 0) end
   check(run)
   if run.state or asked[run.id] then return 'queued' end
   if not force and paused(task) then return 'paused' end
@@ -213,31 +213,32 @@ local function ask(run, task, priority, overlap, force, kwargs, cap)
   end
 end
 
--- As each, once for each operation: its repeat gets the same replies and changes nothing. what(i) names item i for the
--- event. Freeing first: gets through when memory is full.
+-- As each, once for each operation: its repeat gets the same replies and changes nothing, but for items that were broken.
+-- what(i) names item i for the event. Freeing first: gets through when memory is full.
 local function once(key, event, who, count, decide, what)
   redis.call('XLEN', EVENTS)
-  local kept = redis.call('GET', key)
-  local replies, changed = {}, {}
-  if kept then
-    for line in string.gmatch(kept, '[^\n]+') do
-      local words = {}
-      for word in string.gmatch(line, '[^\t]+') do words[#words + 1] = word end
-      replies[#replies + 1] = #words > 1 and words or line
-    end
-    return replies
+  local kept, lines, changed, decided = {}, {}, {}, false
+  for line in string.gmatch(redis.call('GET', key) or '', '[^\n]+') do
+    local words = {}
+    for word in string.gmatch(line, '[^\t]+') do words[#words + 1] = word end
+    kept[#kept + 1] = #words > 1 and words or line
   end
-  replies = each(count, function(i)
+  local replies = each(count, function(i)
+    if kept[i] and kept[i] ~= 'broken' then return kept[i] end
     local reply, act = decide(i)
+    decided = true
     return reply, act and function()
       act()
       changed[#changed + 1] = what(i)
     end
   end)
-  local lines = {}
+  if not decided then return replies end
   for i, reply in ipairs(replies) do
-    local line = type(reply) == 'table' and table.concat(reply, '\t') or reply
-    lines[i] = string.gsub(line, '\n', ' ')
+    if type(reply) ~= 'table' then
+      lines[i] = reply
+    else
+      lines[i] = reply[1] == 'broken' and 'broken' or table.concat(reply, '\t')
+    end
   end
   redis.call('DEL', key)
   redis.call('SET', key, table.concat(lines, '\n'), 'EX', 600)

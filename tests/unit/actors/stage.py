@@ -31,8 +31,10 @@ from engine.runtime import (
 )
 from engine.runtime.slot import ActorSlot
 from engine.store.client import Client
+from engine.store.election import Elected
 from engine.store.inprocess import InProcess, InProcessServer
 from engine.store.store import Store
+from engine.store.timetable import Enrolment, Published, Slot
 from engine.store.transport import Lane, LinkStatistics
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Cable:
         self._whole.set()
         self._joined_s = -math.inf
         self._reads: set[trio.CancelScope] = set()
+        self._stalled = False
         self.sent: list[tuple[float, tuple[Any, ...]]] = []
         """Every command of the first lane, in order, and when."""
         self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
@@ -85,6 +88,10 @@ class Cable:
         self._whole = trio.Event()
         for read in self._reads:
             read.cancel()
+
+    def stall(self) -> None:
+        """Let nothing through from now on, and say nothing about it."""
+        self._stalled = True
 
     def join(self) -> None:
         """Be whole again."""
@@ -122,6 +129,8 @@ class Cable:
             with trio.CancelScope() as read:
                 self._reads.add(read)
                 try:
+                    if self._stalled:
+                        await trio.sleep_forever()
                     return await self._inner._lanes[lane].request(args, block_s)
                 finally:
                     self._reads.discard(read)
@@ -153,9 +162,9 @@ class Worker:
         self.supervision = Supervision(self.troupe.spec, self.environment, on_event=self._heard)
         self._life = trio.CancelScope()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
         with self._life:
-            await self.supervision.run(task_status=task_status)  # type: ignore[arg-type] # any value will do
+            await self.supervision.run(task_status=task_status)
 
     def kill(self) -> None:
         """End the process with no last word to Redis."""
@@ -167,7 +176,7 @@ class Worker:
         async with trio.open_nursery() as nursery:
             for mailbox in (self.troupe.leader, self.troupe.heartbeat, self.troupe.consumer):
                 if mailbox is not None:
-                    nursery.start_soon(partial(mailbox.ask, Drain, timeout_s=100))  # type: ignore[arg-type]
+                    nursery.start_soon(partial(mailbox.ask, Drain, timeout_s=100))
         self.supervision.stop()
         await self.supervision.wait_stopped()
 
@@ -210,6 +219,8 @@ class Stage:
         self.workers: list[Worker] = []
         self._processes = count(1)
         self.store = self.new_store()
+        self.redis: Any = self.store.transport.commands
+        """For what no operation of the store shows."""
         self.watched: list[list[SupervisorEvent]] = []
 
     def now_ms(self) -> int:
@@ -295,3 +306,70 @@ def noting(group: TaskGroup, expression: str, *, name: str = "t", **settings: An
 
     group.add_task(expression, name=name, **settings)(note)
     return started_s
+
+
+class Publisher:
+    """The test in the place of the leader: it queues runs when it likes."""
+
+    def __init__(self, stage: Stage, value: str) -> None:
+        self._stage, self._value = stage, value
+        self._next_ms: dict[str, int] = {}
+
+    @classmethod
+    async def elected(cls, stage: Stage) -> Publisher:
+        """Lead for ever."""
+        won = await stage.store.election.elect("test", "n", lease_ms=10**12)
+        assert isinstance(won, Elected)
+        return cls(stage, won.value)
+
+    async def queue(self, task_id: str, count: int = 1, *, priority: str = "low", overlap: str = "allow") -> list[str]:
+        """Publish that many slots of a task, a second apart and all in the past; the ids of the runs."""
+        timetable = self._stage.store.timetable
+        if task_id not in self._next_ms:
+            self._next_ms[task_id] = at_ms(-1_000_000)
+            await timetable.enroll(self._value, [Enrolment(task_id, self._next_ms[task_id])])
+        run_ids = []
+        for _ in range(count):
+            due_ms = self._next_ms[task_id]
+            next_ms = self._next_ms[task_id] = due_ms + 1_000
+            slot = Slot(task_id, due_ms, next_ms, priority, overlap)
+            assert await timetable.publish(self._value, [slot], queue_cap=10_000) == [Published()]
+            run_ids.append(f"{task_id}@{due_ms}")
+        return run_ids
+
+    async def requeue(self) -> None:
+        """Queue the runs that are due: retries, and those that were put aside."""
+        due = await self._stage.store.timetable.window(self._stage.now_ms())
+        await self._stage.store.timetable.requeue(self._value, [item for item in due if item.is_run])
+
+    async def lose(self, run_id: str) -> None:
+        """Take a run from its worker, as if its lease had been watched to its end."""
+        leases = await self._stage.store.leases.expiring(at_ms(10**9))
+        lost = [lease for lease in leases if lease.run_id == run_id]
+        await self._stage.store.leases.reclaim(self._value, lost, max_deliveries=3, story="{}")
+
+
+class Gate:
+    """A body, ``async`` or in a thread, that is held until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.open = trio.Event()
+        self.inside = 0
+        self.most_inside = 0
+        self.passed = 0
+        self.entered = trio.Event()
+
+    async def walk(self) -> None:
+        """An asynchronous body."""
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        self.entered.set()
+        try:
+            await self.open.wait()
+            self.passed += 1
+        finally:
+            self.inside -= 1
+
+    def walk_in_thread(self) -> None:
+        """The body of a ``def`` task."""
+        trio.from_thread.run(self.walk)

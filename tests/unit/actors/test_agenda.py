@@ -92,17 +92,11 @@ def test_tasks_outside_the_catalogue_and_runs_are_not_planned() -> None:
 
 def test_the_tasks_own_overlap_wins_over_the_configs() -> None:
     """``allow_parallel`` cascades, None inherits."""
-
-    def overlap(own: bool | None, default: bool) -> str:  # noqa: FBT001
-        tasks = {"g/t": definition(allow_parallel=own)}
-        return plan([due(60)], tasks, at_ms(60), allow_parallel=default).slots[0].overlap
-
-    assert [overlap(None, True), overlap(None, False), overlap(True, False), overlap(False, True)] == [
-        "allow",
-        "skip",
-        "allow",
-        "skip",
-    ]
+    seen = []
+    for own, default in ((None, True), (None, False), (True, False), (False, True)):
+        planned = plan([due(60)], {"g/t": definition(allow_parallel=own)}, at_ms(60), allow_parallel=default)
+        seen.append(planned.slots[0].overlap)
+    assert seen == ["allow", "skip", "allow", "skip"]
 
 
 def test_priority_names_the_stream() -> None:

@@ -1,0 +1,722 @@
+"""Runs from the streams to their ends: who runs what, how many at once, and what Redis is told."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from actors.messages import StopRuns
+from engine.domain.run import RunContext
+from tests.unit.actors.stage import Gate, Publisher, group, noting
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from engine.domain.group import TaskGroup
+    from engine.store.runs import Entry
+    from tests.unit.actors.stage import Stage, Worker
+
+YEARLY = "0 0 1 1 *"
+
+
+@pytest.fixture
+async def publisher(stage: Stage) -> Publisher:
+    return await Publisher.elected(stage)
+
+
+async def executor(stage: Stage, tasks: TaskGroup, **settings: Any) -> Worker:
+    """A worker that does not lead, and has declared its tasks."""
+    worker = await stage.worker(tasks, can_lead=False, **settings)
+    await stage.settle()
+    return worker
+
+
+async def outcome(stage: Stage, task_id: str = "g/t") -> tuple[str, str, list[dict[str, Any]]]:
+    """Verdict, reason and story of the only run in a ledger."""
+    [entry] = await stage.ledger(task_id)
+    return entry.verdict, entry.reason, [json.loads(line) for line in entry.story]
+
+
+async def queued(stage: Stage) -> int:
+    """Entries in both streams, those included that were read."""
+    redis, keys = stage.redis, stage.store.keys
+    return int(await redis.xlen(keys.stream_high)) + int(await redis.xlen(keys.stream_low))
+
+
+# -- capacity and priority ------------------------------------------------------------------------------------------
+
+
+async def test_capacity_is_never_exceeded(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """However many are queued; the others wait, and all of them run."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    tasks.add_task(YEARLY, name="u")(gate.walk)
+    await executor(stage, tasks, concurrent_tasks=3)
+    await publisher.queue("g/t", 10, priority="high")
+    await publisher.queue("g/u", 10)
+    await stage.until(20)
+    assert gate.inside == 3
+    gate.open.set()
+    await stage.until(21)
+    assert gate.passed == 20
+    assert gate.most_inside == 3
+
+
+async def test_what_waits_for_room_is_left_to_other_workers(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """A full worker keeps no entry that it cannot start."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await executor(stage, tasks, concurrent_tasks=1)
+    await publisher.queue("g/t", 5, priority="high")
+    await publisher.queue("g/t", 5, priority="low")
+    await stage.until(1)
+    await executor(stage, tasks, concurrent_tasks=9)
+    await stage.until(2)
+    assert gate.inside == 10
+
+
+async def test_a_worker_without_slots_executes_nothing(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It may lead, and stop at once."""
+    tasks = group()
+    started_s = noting(tasks, YEARLY)
+    worker = await executor(stage, tasks, concurrent_tasks=0)
+    await publisher.queue("g/t")
+    await stage.until(60)
+    await worker.stop()
+    assert started_s == []
+    assert trio.current_time() == 60
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 8])
+async def test_high_priority_goes_first_and_low_does_not_starve(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, capacity: int
+) -> None:
+    """Every eighth slot is offered to the low stream first, also where slots are freed by twos or eights."""
+    tasks, order = group(), list[str]()
+
+    async def urgent() -> None:
+        order.append("high")
+        await trio.sleep(1)
+
+    async def patient() -> None:
+        order.append("low")
+        await trio.sleep(1)
+
+    tasks.add_task(YEARLY, high_priority=True)(urgent)
+    tasks.add_task(YEARLY)(patient)
+    await publisher.queue("g/urgent", 64, priority="high")
+    await publisher.queue("g/patient", 8)
+    await executor(stage, tasks, concurrent_tasks=capacity)
+    await stage.until(100)
+    assert order.count("low") == 8
+    for eighth in range(8):
+        assert order[eighth * 8 : eighth * 8 + 8].count("low") == 1
+
+
+async def test_low_priority_is_served_when_nothing_else_is_there(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """All slots are for it then."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await executor(stage, tasks, concurrent_tasks=10)
+    await publisher.queue("g/t", 10)
+    await stage.settle()
+    assert gate.inside == 10
+
+
+# -- functions ------------------------------------------------------------------------------------------------------
+
+
+async def test_any_callable_is_a_task(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """Functions of both kinds, partials of both, and objects that can be called or awaited."""
+    tasks, calls = group(), list[str]()
+
+    async def coroutine(who: str = "async def") -> None:
+        await trio.lowlevel.checkpoint()
+        calls.append(who)
+
+    def function(who: str = "def") -> None:
+        calls.append(who)
+
+    class Callable:
+        def __call__(self) -> None:
+            calls.append("object")
+
+    class AsyncCallable:
+        async def __call__(self) -> None:
+            await coroutine("async object")
+
+    bodies: dict[str, Any] = {
+        "a": coroutine,
+        "b": functools.partial(coroutine, who="partial of async def"),
+        "c": AsyncCallable(),
+        "d": function,
+        "e": functools.partial(function, who="partial of def"),
+        "f": Callable(),
+    }
+    for name, body in bodies.items():
+        tasks.add_task(YEARLY, name=name)(body)
+    await executor(stage, tasks)
+    with stage.time_stands_still():
+        for name in bodies:
+            await publisher.queue(f"g/{name}")
+            await stage.becomes(functools.partial(stage.ledger, f"g/{name}"))
+    assert calls == ["async def", "partial of async def", "async object", "def", "partial of def", "object"]
+
+
+async def test_arguments_are_given_by_name(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """Decoded anew for each run: a task that changes them changes its own."""
+    tasks, got = group(), list[Any]()
+
+    @tasks.add_task(YEARLY, kwargs={"numbers": [1, 2], "text": "ü"}, name="t")
+    async def take(numbers: list[int], text: str) -> None:
+        await trio.lowlevel.checkpoint()
+        got.append((list(numbers), text))
+        numbers.clear()
+
+    await executor(stage, tasks)
+    await publisher.queue("g/t", 2)
+    await stage.settle()
+    assert got == [([1, 2], "ü")] * 2
+
+
+async def test_a_task_knows_its_run(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """In coroutines and in threads; the fence grows from run to run."""
+    tasks, seen = group(), list[RunContext]()
+
+    async def coroutine() -> None:
+        await trio.lowlevel.checkpoint()
+        seen.append(RunContext.current())
+
+    def function() -> None:
+        seen.append(RunContext.current())
+
+    tasks.add_task(YEARLY, name="a")(coroutine)
+    tasks.add_task(YEARLY, name="b")(function)
+    worker = await executor(stage, tasks)
+    with stage.time_stands_still():
+        [first] = await publisher.queue("g/a")
+        await stage.becomes(functools.partial(stage.ledger, "g/a"))
+        [second] = await publisher.queue("g/b")
+        await stage.becomes(functools.partial(stage.ledger, "g/b"))
+    assert [run.run_id for run in seen] == [first, second]
+    assert [(run.group, run.name, run.attempt) for run in seen] == [("g", "a", 1), ("g", "b", 1)]
+    assert [f"{run.task_id}@{run.slot_ms}" for run in seen] == [first, second]
+    assert {run.worker_id for run in seen} == {worker.identity.worker_id}
+
+
+# -- failures -------------------------------------------------------------------------------------------------------
+
+
+class Failing:
+    """A task that fails a number of times and notes when it was started."""
+
+    def __init__(self, times: int, error: BaseException | None = None) -> None:
+        self.left, self.error = times, error or ValueError("no")
+        self.started_s: list[float] = []
+
+    async def __call__(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.started_s.append(trio.current_time())
+        if self.left > 0:
+            self.left -= 1
+            raise self.error
+
+
+async def test_a_failed_run_is_tried_again_after_a_growing_delay(autojump_clock: MockClock, stage: Stage) -> None:
+    """Until it succeeds; its story has every attempt."""
+    tasks, task = group(), Failing(3)
+    settings: dict[str, Any] = {"retry_backoff": 2.0, "run_on_first_start": True}
+    tasks.add_task(YEARLY, name="t", **settings)(task)
+    await stage.worker(tasks, retry_backoff_multiplier=3)
+    await stage.until(60)
+    first = task.started_s[0]
+    assert [at - first for at in task.started_s] == [0, 2, 8, 26]
+    verdict, _, story = await outcome(stage)
+    assert verdict == "ran"
+    assert [line["outcome"] for line in story] == ["failed", "failed", "failed", "ran"]
+    assert [line["attempt"] for line in story] == [1, 2, 3, 4]
+    assert story[0]["error"].startswith("ValueError: no (")
+
+
+async def test_a_run_whose_retries_are_spent_is_dead(autojump_clock: MockClock, stage: Stage) -> None:
+    """And kept whole."""
+    tasks, task = group(), Failing(100)
+    tasks.add_task(YEARLY, name="t", run_on_first_start=True, retry_backoff=1, max_retries=2)(task)
+    await stage.worker(tasks)
+    await stage.until(60)
+    assert len(task.started_s) == 3
+    assert (await outcome(stage))[:2] == ("dead", "max_retries")
+    assert await stage.redis.xlen(stage.store.keys.dead) == 1
+
+
+async def test_no_retries_means_one_attempt(autojump_clock: MockClock, stage: Stage) -> None:
+    """``max_retries=0``: failed, not dead."""
+    tasks, task = group(), Failing(100)
+    tasks.add_task(YEARLY, name="t", run_on_first_start=True, max_retries=0)(task)
+    await stage.worker(tasks)
+    await stage.until(60)
+    assert len(task.started_s) == 1
+    assert (await outcome(stage))[:2] == ("failed", "raised")
+    assert await stage.redis.xlen(stage.store.keys.dead) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), ExceptionGroup("two", [ValueError("a"), OSError("b")])],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_a_task_raises_ends_at_the_run(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, error: BaseException
+) -> None:
+    """The worker goes on."""
+    tasks = group()
+    tasks.add_task(YEARLY, name="t", max_retries=0)(Failing(1, error))
+    await executor(stage, tasks)
+    await publisher.queue("g/t", 2)
+    await stage.settle()
+    assert sorted(await stage.verdicts("g/t")) == [("failed", "raised"), ("ran", "")]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("x")], ids=lambda e: type(e).__name__)
+async def test_whatever_a_thread_raises_ends_at_the_run(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, error: BaseException
+) -> None:
+    """SystemExit ends no process, and KeyboardInterrupt is not that of the user."""
+    tasks = group()
+
+    @tasks.add_task(YEARLY, name="t", max_retries=0)
+    def raise_it() -> None:
+        raise error
+
+    await executor(stage, tasks)
+    with stage.time_stands_still():
+        await publisher.queue("g/t")
+        await stage.becomes(functools.partial(stage.ledger, "g/t"))
+    verdict, reason, [line] = await outcome(stage)
+    assert (verdict, reason) == ("failed", "raised")
+    assert line["error"].startswith(type(error).__name__)
+
+
+async def test_a_plain_function_that_only_makes_a_coroutine_fails(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It has done nothing, and must not count as done."""
+    tasks = group()
+    tasks.add_task(YEARLY, name="t", max_retries=0)(lambda: Gate().walk())
+    await executor(stage, tasks)
+    with stage.time_stands_still():
+        await publisher.queue("g/t")
+        await stage.becomes(functools.partial(stage.ledger, "g/t"))
+    assert await stage.verdicts("g/t") == [("failed", "raised")]
+
+
+# -- timeouts -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_async_run_past_its_timeout_is_cancelled(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Its verdict is failed (timed out), and its slot is free."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t", timeout=5)(gate.walk)
+    await executor(stage, tasks)
+    await publisher.queue("g/t")
+    await stage.until(4.9)
+    assert gate.inside == 1
+    await stage.until(5)
+    assert gate.inside == 0
+    assert (await outcome(stage))[:2] == ("failed", "timed out")
+
+
+async def test_a_thread_past_its_timeout_has_its_verdict_at_once_and_its_slot_until_it_returns(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Threads cannot be cancelled. There is no second verdict, and the run is not started again meanwhile."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t", timeout=5)(gate.walk_in_thread)
+    started_s = noting(tasks, YEARLY, name="next")
+    worker = await executor(stage, tasks, concurrent_tasks=1)
+    with stage.time_stands_still():
+        await publisher.queue("g/t")
+        await gate.entered.wait()
+    await stage.until(6)
+    assert (await outcome(stage))[:2] == ("failed", "timed out")
+    await publisher.queue("g/next")
+    await stage.until(100)
+    assert worker.doing("heartbeat") == "keeping 1 leases"
+    assert started_s == []
+    with stage.time_stands_still():
+        gate.open.set()
+        await stage.becomes(functools.partial(stage.ledger, "g/next"))
+    assert len(started_s) == 1
+    assert (await outcome(stage))[:2] == ("failed", "timed out")
+    assert await stage.store.leases.expiring(10**15) == []
+
+
+# -- told to stop ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_was_lost_writes_nothing(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Another worker may have it by now."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks)
+    [run_id] = await publisher.queue("g/t")
+    await stage.settle()
+    [lease] = await stage.store.leases.expiring(10**15)
+    worker.troupe.consumer.tell(StopRuns(lost=frozenset({(run_id, lease.fence)})))
+    before = len(worker.cable.sent)
+    await stage.settle()
+    assert gate.inside == 0
+    assert len(worker.cable.sent) == before
+    assert await stage.ledger("g/t") == []
+
+
+async def test_a_reclaimed_run_is_stopped_at_the_next_beat(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """And started again, here since there is no other worker; the former start is not heard of again."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await executor(stage, tasks, concurrent_tasks=1)
+    [run_id] = await publisher.queue("g/t")
+    await stage.until(1)
+    await publisher.lose(run_id)
+    await stage.until(10)
+    assert (gate.inside, gate.most_inside) == (1, 1)
+    gate.open.set()
+    await stage.until(11)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_stop_of_a_former_start_does_not_stop_this_one(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """The fence tells them apart."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks)
+    [run_id] = await publisher.queue("g/t")
+    await stage.settle()
+    worker.troupe.consumer.tell(StopRuns(lost=frozenset({(run_id, 1)})))
+    await stage.settle()
+    assert gate.inside == 1
+
+
+async def test_a_cancelled_run_is_recorded_as_cancelled(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Somebody put it into the set of runs that should stop; the next beat brings the word."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await executor(stage, tasks)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    [lease] = await stage.store.leases.expiring(10**15)
+    await stage.redis.sadd(stage.store.keys.cancel, lease.member)
+    await stage.until(4)
+    assert gate.inside == 0
+    assert (await outcome(stage))[:2] == ("failed", "cancelled")
+
+
+# -- functions that this worker does not know -----------------------------------------------------------------------
+
+
+async def test_an_unknown_task_waits_for_a_worker_that_knows_it(autojump_clock: MockClock, stage: Stage) -> None:
+    """It is put aside and never acknowledged and dropped; and nothing spins."""
+    old, new = group(), group()
+    noting(old, YEARLY, name="old")
+    noting(new, YEARLY, name="old")
+    started_s = noting(new, "* * * * *", name="new")
+    leader = await stage.worker(new, concurrent_tasks=0)
+    lost = await stage.worker(old, can_lead=False)
+    await stage.until(60.5)
+    assert started_s == []
+    sent = len(lost.cable.sent)
+    await stage.until(100)
+    assert len(lost.cable.sent) - sent < 200
+    await stage.worker(new, can_lead=False)
+    await stage.until(119)
+    [once] = started_s
+    assert 100 < once < 119
+    assert await stage.verdicts("g/new") == [("ran", "")]
+    assert leader.leads
+
+
+# -- crashes --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_crash_hands_async_runs_back(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """They start again at once, uncounted, though their leases would have held for seconds."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks)
+    await publisher.queue("g/t", 2)
+    await stage.until(1)
+    worker.crash("consumer")
+    await stage.until(1.2)
+    assert gate.inside == 2
+    assert worker.restarts("consumer") == 1
+    gate.open.set()
+    await stage.until(2)
+    assert await stage.verdicts("g/t") == [("ran", "")] * 2
+    assert [entry.attempt for entry in await stage.ledger("g/t")] == [1, 1]
+    worker.crashes.clear()
+
+
+async def test_a_crash_keeps_its_threads(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """Their leases are renewed, and the successor reports their ends."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk_in_thread)
+    worker = await executor(stage, tasks)
+    with stage.time_stands_still():
+        await publisher.queue("g/t")
+        await gate.entered.wait()
+    worker.crash("consumer")
+    await stage.until(60)
+    assert worker.doing("heartbeat") == "keeping 1 leases"
+    assert gate.most_inside == 1
+    with stage.time_stands_still():
+        gate.open.set()
+        await stage.becomes(functools.partial(stage.ledger, "g/t"))
+    assert await stage.verdicts("g/t") == [("ran", "")]
+    worker.crashes.clear()
+
+
+async def test_what_a_former_life_read_and_never_claimed_is_released(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """At the start, from the worker's own pending list."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    gate.open.set()
+    await stage.store.runs.make_groups()
+    await publisher.queue("g/t", 3)
+    key = "host1-1-0000000000000001"
+    assert len(await stage.store.runs.read(key, priorities=("low",), count=10, block_ms=None)) == 3
+    worker = await executor(stage, tasks)
+    assert worker.identity.key == key
+    await stage.until(1)
+    assert gate.passed == 3
+
+
+# -- draining -------------------------------------------------------------------------------------------------------
+
+
+async def test_runs_in_progress_get_their_time(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """The stop waits for them and no longer; nothing new is started."""
+    tasks = group()
+
+    @tasks.add_task(YEARLY, name="t")
+    async def work() -> None:
+        await trio.sleep(20)
+
+    worker = await executor(stage, tasks, shutdown_grace=25)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    stage.nursery.start_soon(worker.stop)
+    await stage.until(2)
+    await publisher.queue("g/t")
+    await stage.until(19.9)
+    assert await stage.ledger("g/t") == []
+    await worker.supervision.wait_stopped()
+    assert trio.current_time() == pytest.approx(20, abs=0.1)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+    assert await queued(stage) == 1
+
+
+async def test_what_is_still_going_after_grace_is_handed_back_uncounted(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Another worker starts it at once, as the same attempt and the same delivery."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks, shutdown_grace=5)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    await worker.stop()
+    assert trio.current_time() == pytest.approx(6, abs=0.1)
+    assert gate.inside == 0
+    await executor(stage, tasks)
+    await stage.until(7)
+    assert gate.inside == 1
+    gate.open.set()
+    await stage.until(8)
+    [entry] = await stage.ledger("g/t")
+    assert (entry.verdict, entry.attempt) == ("ran", 1)
+
+
+async def test_a_thread_that_outlives_grace_keeps_its_lease(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It cannot be cancelled, so nobody else may start the run: no hand-back before the process ends."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk_in_thread)
+    worker = await executor(stage, tasks, shutdown_grace=5)
+    with stage.time_stands_still():
+        await publisher.queue("g/t")
+        await gate.entered.wait()
+    stage.nursery.start_soon(worker.stop)
+    await worker.supervision.wait_stopped()
+    assert len(await stage.store.leases.expiring(10**15)) == 1
+    with stage.time_stands_still():
+        gate.open.set()
+
+
+async def test_a_stopped_worker_leaves_nothing_behind(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """No lease, no presence, no pending entry, no place in the groups."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    worker = await executor(stage, tasks)
+    await publisher.queue("g/t", 5)
+    await stage.until(1)
+    await worker.stop()
+    redis, keys = stage.redis, stage.store.keys
+    assert await stage.store.leases.workers() == []
+    assert await stage.store.leases.expiring(10**15) == []
+    for stream in (keys.stream_high, keys.stream_low):
+        assert await redis.xinfo_consumers(stream, "workers") == []
+        assert await redis.xlen(stream) == 0
+
+
+# -- the last delivery ----------------------------------------------------------------------------------------------
+
+
+async def read(stage: Stage, worker: str) -> list[Entry]:
+    return await stage.store.runs.read(worker, priorities=("low",), count=1, block_ms=None)
+
+
+async def test_a_run_on_its_last_delivery_runs_alone(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It may be what kills workers: it waits for the others, and nothing is read meanwhile."""
+    tasks, gate, suspect = group(), Gate(), Gate()
+    tasks.add_task(YEARLY, name="other")(gate.walk)
+    tasks.add_task(YEARLY, name="suspect")(suspect.walk)
+    await stage.store.runs.make_groups()
+    [run_id] = await publisher.queue("g/suspect")
+    for victim in ("a", "b"):
+        await stage.store.runs.claim(victim, victim, await read(stage, victim), lease_ms=1_000)
+        await publisher.lose(run_id)
+    entries = await read(stage, "c")
+    await executor(stage, tasks, concurrent_tasks=5)
+    await publisher.queue("g/other", 2)
+    await stage.until(1)
+    await stage.store.runs.release(entries)
+    await stage.until(2)
+    await publisher.queue("g/other", 2)
+    await stage.until(3)
+    assert (gate.inside, suspect.inside) == (2, 0)
+    gate.open.set()
+    await stage.until(4)
+    assert (gate.passed, suspect.inside) == (2, 1)
+    suspect.open.set()
+    await stage.until(5)
+    assert gate.passed == 4
+    assert await stage.verdicts("g/suspect") == [("ran", "")]
+
+
+# -- outages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("down_s", [2.0, 5.0])
+async def test_an_outage_at_the_end_of_a_body_never_makes_a_failure(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, down_s: float
+) -> None:
+    """The completion is repeated until Redis answers."""
+    tasks = group()
+    started_s = noting(tasks, YEARLY)
+    task = tasks.tasks[0].function
+
+    @tasks.add_task(YEARLY, name="slow")
+    async def slow() -> None:
+        await trio.sleep(2)
+        await task()
+
+    worker = await executor(stage, tasks)
+    await publisher.queue("g/slow")
+    await stage.until(1)
+    stage.server.stop()
+    await stage.until(1 + down_s)
+    stage.server.start()
+    await stage.until(10)
+    assert len(started_s) == 1
+    assert await stage.verdicts("g/slow") == [("ran", "")]
+    assert worker.restarts("consumer") == 0
+
+
+async def test_reading_goes_on_after_an_outage(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
+    """By itself, and without a crash."""
+    tasks = group()
+    started_s = noting(tasks, YEARLY)
+    worker = await executor(stage, tasks)
+    await stage.until(1)
+    stage.server.stop()
+    await stage.until(600)
+    stage.server.start()
+    await stage.until(601)
+    await publisher.queue("g/t", 3)
+    await stage.until(602)
+    assert len(started_s) == 3
+    assert [worker.restarts(name) for name in ("consumer", "heartbeat", "catalog")] == [0, 0, 0]
+
+
+# -- bodies that resist ---------------------------------------------------------------------------------------------
+
+
+def fails_when_cancelled(gate: Gate) -> Any:
+    """A body whose cleaning up fails, in a nursery of its own."""
+
+    async def body() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gate.walk)
+            try:
+                await gate.open.wait()
+            finally:
+                raise OSError("cannot clean up")
+
+    return body
+
+
+async def test_an_error_while_cleaning_up_in_a_crash_is_no_crash_of_its_own(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """The run is handed back all the same."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(fails_when_cancelled(gate))
+    worker = await executor(stage, tasks)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    worker.crash("consumer")
+    await stage.until(1.2)
+    assert gate.inside == 1
+    assert [type(crash.error) for crash in worker.crashes] == [AssertionError]
+    worker.crashes.clear()
+
+
+async def test_an_error_while_cleaning_up_at_a_stop_is_no_failure(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """The engine ended the body, so the attempt does not count: it is handed back."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t", max_retries=0)(fails_when_cancelled(gate))
+    worker = await executor(stage, tasks, shutdown_grace=5)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    await worker.stop()
+    assert await stage.ledger("g/t") == []
+    assert await queued(stage) == 1

@@ -1,0 +1,200 @@
+"""How runs ended: told to Redis in batches, repeated until it answers, and never turned into something else."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from actors.messages import RunsEnded
+from actors.settlement import Settlement
+from engine.runtime import Mailbox
+from engine.store.runs import Claimed, Completion, Failure, Hold
+from tests.unit.actors.stage import Cable, Publisher, mail
+from tests.unit.actors.test_running import running
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from actors.running import Running
+    from tests.unit.actors.stage import Stage
+
+
+class Ledgerman:
+    """A Settlement with claimed runs to settle."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.cable = stage, Cable(stage.server)
+        self.stats = Mailbox[Any]("stats")
+        self.settled: list[str] = []
+        self.settlement = Settlement(
+            store=stage.new_store(self.cable),
+            worker="w",
+            stats=self.stats,
+            on_settled=lambda run: self.settled.append(run.run_id),
+        )
+        self.scope = trio.CancelScope()
+
+    async def start(self) -> Ledgerman:
+        self.stage.nursery.start_soon(self._run)
+        await self.stage.settle()
+        return self
+
+    async def _run(self) -> None:
+        with self.scope:
+            await self.settlement.run()
+
+    async def claim(self, publisher: Publisher, count: int = 1) -> list[Running]:
+        runs = self.stage.store.runs
+        await runs.make_groups()
+        await publisher.queue("g/t", count)
+        entries = await runs.read("w", priorities=("low",), count=count, block_ms=None)
+        claimed_runs = []
+        for claimed in await runs.claim("w", "token", entries, lease_ms=9_000):
+            assert isinstance(claimed, Claimed)
+            run = running()
+            run.claimed, run.hold = claimed, Hold(claimed.run_id, claimed.fence, "token")
+            claimed_runs.append(run)
+        return claimed_runs
+
+    def outcomes(self) -> list[str]:
+        """What Stats was told, in order."""
+        return [end.outcome for news in mail(self.stats) if isinstance(news, RunsEnded) for end in news.ends]
+
+
+def ran(run: Running) -> Completion:
+    return Completion(run.hold, "ran", "", "{}")
+
+
+@pytest.fixture
+async def publisher(stage: Stage) -> Publisher:
+    return await Publisher.elected(stage)
+
+
+@pytest.fixture
+async def ledgerman(stage: Stage) -> Ledgerman:
+    return await Ledgerman(stage).start()
+
+
+async def test_ends_of_one_turn_are_told_together(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """One call for each kind of end."""
+    a, b, c, d, e = await ledgerman.claim(publisher, 5)
+    ledgerman.settlement.add(a, ran(a), 1)
+    ledgerman.settlement.add(b, Failure(b.hold, 1_000, "{}"), 1)
+    ledgerman.settlement.add(c, c.hold, 1)
+    ledgerman.settlement.add(d, None, 1)
+    ledgerman.settlement.add(e, Completion(e.hold, "failed", "raised", "{}"), 1)
+    await stage.settle()
+    assert ledgerman.outcomes() == ["ran", "retrying", "handed back", "lost", "failed"]
+    assert ledgerman.settled == [run.run_id for run in (a, b, c, d, e)]
+    assert len([args for _, args in ledgerman.cable.sent if args[0] == "EVALSHA"]) == 3
+
+
+async def test_what_was_not_answered_is_told_again(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """The run keeps its slot until then."""
+    [run] = await ledgerman.claim(publisher)
+    ledgerman.cable.cut()
+    ledgerman.settlement.add(run, ran(run), 1)
+    await stage.until(3_600)
+    assert ledgerman.settled == []
+    ledgerman.cable.join()
+    await stage.until(3_601)
+    assert ledgerman.outcomes() == ["ran"]
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_run_that_is_gone_on_a_repeat_was_settled_before(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """The reply was lost, not the write."""
+    [run] = await ledgerman.claim(publisher)
+    ledgerman.cable.cut()
+    ledgerman.settlement.add(run, ran(run), 1)
+    await stage.until(1)
+    await stage.store.runs.complete("w", [ran(run)])
+    ledgerman.cable.join()
+    await stage.until(2)
+    assert ledgerman.outcomes() == ["ran"]
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_run_that_is_gone_at_once_was_refused(
+    autojump_clock: MockClock,
+    stage: Stage,
+    publisher: Publisher,
+    ledgerman: Ledgerman,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It ended elsewhere: logged and counted."""
+    [run] = await ledgerman.claim(publisher)
+    await stage.store.runs.complete("w", [ran(run)])
+    with caplog.at_level(logging.WARNING):
+        ledgerman.settlement.add(run, ran(run), 1)
+        await stage.settle()
+    assert ledgerman.outcomes() == ["refused"]
+    assert f"Run {run.run_id} has ended elsewhere" in caplog.text
+
+
+async def test_a_lost_run_cannot_be_settled(
+    autojump_clock: MockClock,
+    stage: Stage,
+    publisher: Publisher,
+    ledgerman: Ledgerman,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its fence is another by now."""
+    completed, failed, returned = await ledgerman.claim(publisher, 3)
+    for run in (completed, failed, returned):
+        await publisher.lose(run.run_id)
+    ledgerman.settlement.add(completed, ran(completed), 1)
+    ledgerman.settlement.add(failed, Failure(failed.hold, 1_000, "{}"), 1)
+    ledgerman.settlement.add(returned, returned.hold, 1)
+    await stage.settle()
+    assert ledgerman.outcomes() == ["refused"] * 3
+    assert await stage.ledger("g/t") == []
+    assert caplog.text.count("was lost to another worker") == 3
+
+
+async def test_what_is_left_when_it_is_cancelled_is_still_told(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """The Consumer crashed in the same turn."""
+    [run] = await ledgerman.claim(publisher)
+    ledgerman.settlement.add(run, ran(run), 1)
+    ledgerman.scope.cancel()
+    await stage.settle()
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_last_words_do_not_wait_for_redis_for_ever(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """The lease ends what could not be told."""
+    [run] = await ledgerman.claim(publisher)
+    ledgerman.cable.cut()
+    ledgerman.settlement.add(run, ran(run), 1)
+    ledgerman.scope.cancel()
+    await stage.until(2.1)
+    ledgerman.cable.join()
+    await stage.until(60)
+    assert await stage.ledger("g/t") == []
+
+
+async def test_a_run_whose_key_is_broken_stops_no_other(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """It is refused, and its slot is free."""
+    broken, sound = await ledgerman.claim(publisher, 2)
+    redis, key = stage.redis, stage.store.keys.run(broken.run_id)
+    await redis.delete(key)
+    await redis.set(key, "not a run")
+    ledgerman.settlement.add(broken, ran(broken), 1)
+    ledgerman.settlement.add(sound, ran(sound), 1)
+    await stage.settle()
+    assert ledgerman.outcomes() == ["refused", "ran"]
