@@ -75,11 +75,12 @@ class Catalog(Actor[CatalogInbox]):
         store: Store,
         identity: Identity,
         declaration: Declaration,
+        started_ms: int,
         consumer: Mailbox[ConsumerInbox],
         scheduling: Scheduling | None,
     ) -> None:
         self._config, self._store, self._identity, self._declaration = config, store, identity, declaration
-        self._consumer, self._scheduling = consumer, scheduling
+        self._started_ms, self._consumer, self._scheduling = started_ms, consumer, scheduling
         self._digest = digest(declaration.definitions, declaration.functions)
         self._declaring = False
         self._version = -1
@@ -154,8 +155,9 @@ class Catalog(Actor[CatalogInbox]):
         mine = news.sets.get(self._digest, frozenset())
         for other in workers:
             theirs = news.sets.get(other.digest, frozenset())
-            if other.worker == self._identity.key or other.worker in self._strangers or not mine or not theirs:
-                continue
+            came_later = (other.started_ms, other.worker) >= (self._started_ms, self._identity.key)
+            if came_later or other.worker in self._strangers or not mine or not theirs:
+                continue  # of two strangers the later one warns, so that it is said once
             if mine.isdisjoint(theirs):
                 self._strangers.add(other.worker)
                 log.warning(

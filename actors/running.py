@@ -135,12 +135,15 @@ async def perform(running: Running, threads: Threads) -> BodyEnd:
     with running.context.entered():
         if not running.cancellable:
             return await _in_thread(threads.start(running, partial(_call, function)), running.timeout_s)
+        limit = trio.CancelScope(deadline=trio.current_time() + running.timeout_s)
         try:
-            with running.scope, trio.move_on_after(running.timeout_s) as limit:
+            with running.scope, limit:
                 await function()
         except BaseException as error:  # noqa: BLE001  # whatever a run raises ends at the run
             await trio.lowlevel.checkpoint_if_cancelled()  # from outside: no matter what its cleaning up raised
-            return Returned(error) if running.stop is None else Stopped()
+            if running.stop is not None:
+                return Stopped()
+            return TimedOut(None) if limit.cancel_called else Returned(error)
     if running.scope.cancelled_caught:
         return Stopped()
     return TimedOut(None) if limit.cancelled_caught else Returned(None)

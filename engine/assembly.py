@@ -96,6 +96,7 @@ def assemble(parts: Parts) -> Troupe:
             store=store,
             identity=identity,
             declaration=declared,
+            started_ms=parts.started_ms,
             consumer=consumer,
             scheduling=scheduling,
         )

@@ -93,6 +93,11 @@ class Presence:
         """Its name for people."""
         return str(self.parsed().get("worker_id", self.worker))
 
+    @property
+    def started_ms(self) -> int:
+        """When it started, by its own clock; 0 if it does not say."""
+        return int(self.parsed().get("started_ms", 0))
+
     def parsed(self) -> dict[str, Any]:
         """The details."""
         found: dict[str, Any] = json.loads(self.details)

@@ -198,12 +198,12 @@ class RunStore:
         for priority, stream in (("high", keys.stream_high), ("low", keys.stream_low)):
             last = "0"
             while True:
-                raw = await redis.xreadgroup(CONSUMER_GROUP, worker, {stream: last}, count=page)
-                entries = _entries(raw or [], {stream: priority})
-                found += entries
-                if len(entries) < page:
+                raw: Any = await redis.xreadgroup(CONSUMER_GROUP, worker, {stream: last}, count=page)
+                found += _entries(raw or [], {stream: priority})
+                ids = [entry_id for _, entries in raw or [] for entry_id, _ in entries]
+                if len(ids) < page:
                     break
-                last = entries[-1].entry_id
+                last = ids[-1]
         return found
 
     async def live(self, task_id: str) -> dict[str, str]:

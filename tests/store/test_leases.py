@@ -206,6 +206,8 @@ async def test_burying_a_worker_forgets_its_presence_and_its_places_in_the_group
     await beat(stage, "B")
     assert await stage.store.leases.bury("A", seen_ms=seen_ms) == "buried"
     assert [presence.worker for presence in await stage.store.leases.workers()] == ["B"]
+    assert await stage.redis.zscore(stage.store.keys.workers_seen, "A") is None
+    assert await stage.redis.hget(stage.store.keys.workers, "A") is None
     for stream in (stage.store.keys.stream_high, stage.store.keys.stream_low):
         raw = await stage.redis.execute_command("XINFO", "CONSUMERS", stream, "workers")
         assert "A" not in str(raw)

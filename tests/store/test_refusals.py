@@ -220,7 +220,7 @@ async def test_a_redis_that_lacks_replicas_is_unavailable_and_nothing_is_written
     assert await snapshot(onlooker.commands) == before
 
 
-async def test_the_error_for_no_memory_is_one_of_redis_itself(links: tuple[Link, Link]) -> None:
+def test_the_error_for_no_memory_is_one_of_redis_itself() -> None:
     """It is about the command, and not an outage: the caller may go on with what frees memory."""
     assert issubclass(OutOfMemoryError, ResponseError)
     assert not issubclass(OutOfMemoryError, RedisUnavailable)

@@ -525,7 +525,7 @@ async def test_releasing_an_entry_that_is_nobodys_drops_it(stage: Stage) -> None
     before = await stage.record(run_id)
     assert await stage.store.runs.release(others) == ["dropped", "dropped"]
     assert await stage.record(run_id) == before
-    assert await stage.store.runs.unclaimed("A") == [current]
+    assert [one.entry for one in await stage.store.leases.pending(min_idle_ms=0)] == [current]
 
 
 async def test_releasing_the_entry_of_a_run_in_progress_keeps_it(stage: Stage) -> None:

@@ -54,6 +54,7 @@ class Librarian:
             store=self.stage.new_store(self.cable),
             identity=Identity("test", "here", 1, "0"),
             declaration=declaration_of(self.groups),
+            started_ms=0,
             consumer=self.consumer,
             scheduling=self.scheduling,
         )
@@ -239,7 +240,7 @@ async def test_what_changed_during_an_outage_is_read_after_it(autojump_clock: Mo
 async def test_strangers_on_one_prefix_are_named_once(
     autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two live workers with no task in common: probably two applications."""
+    """Two live workers with no task in common: probably two applications. The later one says so, once."""
     with caplog.at_level(logging.WARNING):
         await stage.worker(tasks_named("a", group_name="one"))
         await stage.until(5)
@@ -247,10 +248,8 @@ async def test_strangers_on_one_prefix_are_named_once(
         await stage.until(60)
         await declare(stage, tasks_named("c"))
         await stage.until(61)
-    warnings = [record for record in caplog.records if "no task in common" in record.message]
-    assert all("test-host1-1-0000" in w.message and "test-host2-2-0000" in w.message for w in warnings)
-    assert len({w.message for w in warnings}) == len(warnings)
-    assert any(w.message.startswith("Workers test-host2-2-0000 and test-host1-1-0000") for w in warnings)
+    [warning] = [record.message for record in caplog.records if "no task in common" in record.message]
+    assert warning.startswith("Workers test-host2-2-0000 and test-host1-1-0000")
 
 
 async def test_workers_with_a_task_in_common_are_no_strangers(

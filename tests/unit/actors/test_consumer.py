@@ -338,6 +338,27 @@ async def test_an_async_run_past_its_timeout_is_cancelled(
     assert (await outcome(stage))[:2] == ("failed", "timed out")
 
 
+async def test_a_body_that_raises_while_its_timeout_cancels_it_has_timed_out(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """What its cleaning up raised does not make it a failure that is tried again."""
+    tasks = group()
+
+    @tasks.add_task(YEARLY, name="t", timeout=5, retry_backoff=1)
+    async def clumsy() -> None:
+        try:
+            await trio.sleep(100)
+        finally:
+            raise ConnectionError("the pool is closed")
+
+    await executor(stage, tasks)
+    await publisher.queue("g/t")
+    await stage.until(50)
+    verdict, reason, story = await outcome(stage)
+    assert (verdict, reason) == ("failed", "timed out")
+    assert len(story) == 1
+
+
 async def test_a_thread_past_its_timeout_has_its_verdict_at_once_and_its_slot_until_it_returns(
     autojump_clock: MockClock, stage: Stage, publisher: Publisher
 ) -> None:
