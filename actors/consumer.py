@@ -70,12 +70,14 @@ class Consumer(Actor[ConsumerInbox]):
         threads: Threads,
         catalog: Mailbox[CatalogInbox],
         stats: Mailbox[StatsInbox],
+        draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
         self._declared, self._functions = tasks, functions
         self._tasks: Mapping[str, Task] = tasks
         self._threads, self._catalog, self._stats = threads, catalog, stats
         self._runs: dict[str, Running] = {}
+        self._draining = draining
         self._drained: Reply[None] | None = None
         self._changed = trio.Event()
 
@@ -95,6 +97,8 @@ class Consumer(Actor[ConsumerInbox]):
         for call in self._threads.still_going():
             self._runs[call.running.run_id] = call.running
             self.context.nursery.start_soon(self._rejoin, call)
+        if self._draining:
+            self._intake.close()
         if self._config.concurrent_tasks > 0:
             self.context.nursery.start_soon(self._read)
         self._show()

@@ -59,6 +59,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         consumer: Mailbox[ConsumerInbox],
         catalog: Mailbox[CatalogInbox],
         stats: Mailbox[StatsInbox],
+        draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity, self._digest = config, store, identity, digest
         self._snapshot, self._started_ms = snapshot, started_ms
@@ -66,7 +67,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         self._lease_s = config.run_lease_s
         self._held: list[tuple[str, int]] = []
         self._counts: Mapping[str, int] = {}
-        self._draining = False
+        self._draining = draining
         self._safe_until_s = float("inf")
         self._seen_ms = 0
         self._version = -1

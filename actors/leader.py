@@ -49,13 +49,14 @@ class Leader(Actor[LeaderInbox]):
         coordinator: Mailbox[CoordinatorInbox],
         reconciler: Mailbox[ReconcilerInbox],
         catalog: Mailbox[CatalogInbox],
+        draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
         self._coordinator, self._reconciler, self._catalog = coordinator, reconciler, catalog
         self._lease_s = config.leader_lease_s
         self._term: Term | None = None
         self._renewed_at_s = 0.0
-        self._draining = False
+        self._draining = draining
 
     async def started(self) -> None:
         """Begin the campaign at once. The term of a former life, if there was one, is over."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.domain.task import Definition, Task
     from engine.store.runs import Claimed
 
-MAX_ERROR_CHARS = 2_000
+MAX_ERROR_CHARS = 500
 """What the ledger keeps of an error."""
 
 

@@ -9,31 +9,17 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from actors.identity import Identity
-from actors.messages import Drain
-from engine.assembly import Parts, assemble
 from engine.config import Config
-from engine.connect import link_to, place_of
-from engine.errors import (
-    AskTimeout,
-    DuplicateGroup,
-    EngineStateError,
-    MailboxClosed,
-    RedisUnreachable,
-    RestartLimitExceeded,
-    TroupeError,
-)
-from engine.runtime import Supervision, default_environment
-from engine.store.store import Store
+from engine.connect import place_of
+from engine.errors import DuplicateGroup, EngineStateError, RedisUnreachable, RestartLimitExceeded, TroupeError
+from engine.runtime import default_environment
+from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.assembly import Troupe
-    from engine.connect import Place
     from engine.domain.group import TaskGroup
     from engine.runtime import Environment, Node
-    from engine.store.link import Link
     from engine.store.transport import LinkStatistics
 
 __all__ = ["Engine"]
@@ -42,12 +28,6 @@ log = logging.getLogger("fastapi.task-manager.runner")
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70
 """Exit codes of sysexits.h: Redis could not be reached at start; the root supervisor gave up."""
-
-RESIGN_S = 3.0
-"""How long a leader may take to resign before the lease is left to do it."""
-
-LAST_WORDS_S = 3.0
-"""How long an engine that is cancelled, or has lost Redis, may take to resign and to hand back its runs."""
 
 
 @final
@@ -67,9 +47,7 @@ class Engine:
         self.config = config if config is not None else Config()
         self._groups: dict[str, TaskGroup] = {}
         self._environment = environment
-        self._supervision: Supervision | None = None
-        self._identity: Identity | None = None
-        self._link: Link | None = None
+        self._worker: Worker | None = None
         self._stop = trio.Event()
         self._serving = False
         for group in groups:
@@ -96,7 +74,7 @@ class Engine:
     @property
     def worker_id(self) -> str | None:
         """The name of this worker for people; None before the first start."""
-        return self._identity.worker_id if self._identity else None
+        return self._worker.identity.worker_id if self._worker else None
 
     def tree(self) -> Node:
         """The supervision tree, as it is now or was at the end.
@@ -104,9 +82,9 @@ class Engine:
         Raises:
             EngineStateError: the engine has not started yet.
         """
-        if self._supervision is None:
+        if self._worker is None:
             raise EngineStateError("tree", "there is none before the engine starts")
-        return self._supervision.snapshot()
+        return self._worker.supervision.snapshot()
 
     def link_statistics(self) -> LinkStatistics:
         """Counters and state of the connections to Redis, as they are now or were at the end.
@@ -114,9 +92,9 @@ class Engine:
         Raises:
             EngineStateError: the engine has not started yet.
         """
-        if self._link is None:
+        if self._worker is None:
             raise EngineStateError("link_statistics", "there is no connection before the engine starts")
-        return self._link.statistics()
+        return self._worker.link.statistics()
 
     def stop(self) -> None:
         """Ask for a graceful stop, and return at once. From the thread in which the engine runs."""
@@ -163,76 +141,15 @@ class Engine:
                 await self._stop.wait()
                 return
             async with place_of(self.config) as place:
-                await self._serve(place, task_status)
+                self._worker = Worker(
+                    config=self.config,
+                    groups=self.groups,
+                    place=place,
+                    environment=self._environment or default_environment(),
+                )
+                await self._worker.run(self._stop, lambda: task_status.started(self))
         finally:
             self._serving = False
-
-    async def _serve(
-        self,
-        place: Place,
-        task_status: trio.TaskStatus[Engine],
-    ) -> None:
-        config, environment = self.config, self._environment or default_environment()
-        identity = self._identity = Identity.make(config.worker_service_name, environment.new_id())
-        link = self._link = link_to(place.address, config, name=f"troupe-{identity.pid}-{identity.nonce[:4]}")
-        troupe = assemble(
-            Parts(
-                config=config,
-                store=Store.over(link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length),
-                identity=identity,
-                groups=self.groups,
-                services=(*place.services, link.run),
-                redis_label=place.address.label,
-                snapshot=lambda: supervision.snapshot().to_dict(),
-                started_ms=round(environment.clock.wall() * 1000),
-            )
-        )
-        supervision = self._supervision = Supervision(troupe.spec, environment)
-        log.info("Worker %s starts", identity.worker_id)
-        failure: list[RestartLimitExceeded] = []
-        tree_scope = trio.CancelScope(shield=True)
-
-        async def run_tree(*, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
-            with tree_scope:
-                try:
-                    await supervision.run(task_status=task_status)
-                except RestartLimitExceeded as error:
-                    failure.append(error)
-            nursery.cancel_scope.cancel()
-
-        reached, patience_s = False, 0.0
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(run_tree)
-                reached = await _reached(link, self._stop, config.startup_timeout)
-                if reached or self._stop.is_set():
-                    task_status.started(self)
-                if reached:
-                    patience_s = LAST_WORDS_S
-                    await self._stop.wait()
-                    await self._drain(troupe)
-                    supervision.stop()
-                    if link.is_up():  # else there is nobody to take leave of
-                        await supervision.wait_stopped()
-            finally:
-                with trio.CancelScope(shield=True), trio.move_on_after(patience_s):
-                    supervision.stop()
-                    await supervision.wait_stopped()
-                tree_scope.cancel()
-        log.info("Worker %s stopped", identity.worker_id)
-        if failure:
-            raise failure[0]
-        if not reached and not self._stop.is_set():
-            raise RedisUnreachable(place.address.label, config.startup_timeout, link.statistics().last_error)
-
-    async def _drain(self, troupe: Troupe) -> None:
-        """Tell everybody at once to let go; runs in progress get their time, while their leases are kept."""
-        log.info("Stopping: runs in progress get %g s", self.config.shutdown_grace)
-        async with trio.open_nursery() as nursery:
-            if troupe.leader is not None:
-                nursery.start_soon(_ask_to_drain, troupe.leader, RESIGN_S)
-            nursery.start_soon(_ask_to_drain, troupe.heartbeat, RESIGN_S)
-            await _ask_to_drain(troupe.consumer, self.config.shutdown_grace + 2 * RESIGN_S)
 
     async def _run_until_signal(self) -> int | None:
         """Serve; the number of the second signal if there was one."""
@@ -260,28 +177,3 @@ class Engine:
         if failure is not None:
             raise failure
         return ended_by
-
-
-async def _ask_to_drain(mailbox: object, timeout_s: float) -> None:
-    try:
-        await mailbox.ask(Drain, timeout_s=timeout_s)  # type: ignore[attr-defined]
-    except (AskTimeout, MailboxClosed) as error:
-        log.warning("Stopping goes on without an answer: %s", error)
-
-
-async def _reached(link: Link, stop: trio.Event, timeout_s: float) -> bool:
-    """Wait until Redis is reached (True), or ``stop`` is set, or the time is over."""
-    reached = False
-    with trio.move_on_after(timeout_s):
-        async with trio.open_nursery() as nursery:
-
-            async def wait_up() -> None:
-                nonlocal reached
-                await link.wait_up()
-                reached = True
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(wait_up)
-            await stop.wait()
-            nursery.cancel_scope.cancel()
-    return reached

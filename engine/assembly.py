@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
+
+import trio
 
 from actors.catalog import Catalog, Scheduling
 from actors.consumer import Consumer
@@ -15,6 +19,7 @@ from actors.messages import (
     CatalogInbox,
     ConsumerInbox,
     CoordinatorInbox,
+    Drain,
     HeartbeatInbox,
     LeaderInbox,
     ReconcilerInbox,
@@ -24,6 +29,7 @@ from actors.reconciler import Reconciler
 from actors.stats import Stats
 from actors.threads import Threads
 from engine.domain.catalog import Declaration, digest
+from engine.errors import AskTimeout, MailboxClosed
 from engine.runtime import Backoff, Child, Mailbox, Strategy, Supervisor
 
 if TYPE_CHECKING:
@@ -35,6 +41,11 @@ if TYPE_CHECKING:
     from engine.store.store import Store
 
 __all__ = ["Parts", "Troupe", "assemble"]
+
+log = logging.getLogger("fastapi.task-manager.runner")
+
+RESIGN_S = 3.0
+"""How long a leader may take to resign before the lease is left to do it."""
 
 
 @final
@@ -59,12 +70,30 @@ class Parts:
 @final
 @dataclass(frozen=True, slots=True)
 class Troupe:
-    """A tree to be supervised, and the mailboxes that a drain writes to."""
+    """A tree to be supervised, and how it is told to let go before it stops."""
 
     spec: Supervisor
     leader: Mailbox[LeaderInbox] | None
     consumer: Mailbox[ConsumerInbox]
     heartbeat: Mailbox[HeartbeatInbox]
+    draining: trio.Event
+    """Set by ``drain``, so that an actor that is restarted meanwhile takes no work either."""
+
+    async def drain(self, *, grace_s: float) -> None:
+        """Tell everybody at once to let go; runs in progress get their time, while their leases are kept."""
+        self.draining.set()
+        async with trio.open_nursery() as nursery:
+            if self.leader is not None:
+                nursery.start_soon(_tell_to_drain, partial(self.leader.ask, Drain, timeout_s=RESIGN_S))
+            nursery.start_soon(_tell_to_drain, partial(self.heartbeat.ask, Drain, timeout_s=RESIGN_S))
+            await _tell_to_drain(partial(self.consumer.ask, Drain, timeout_s=grace_s + 2 * RESIGN_S))
+
+
+async def _tell_to_drain(ask: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await ask()
+    except (AskTimeout, MailboxClosed) as error:
+        log.warning("Stopping goes on without an answer: %s", error)
 
 
 def assemble(parts: Parts) -> Troupe:
@@ -85,6 +114,7 @@ def assemble(parts: Parts) -> Troupe:
     heartbeat = Mailbox[HeartbeatInbox]("heartbeat")
     consumer = Mailbox[ConsumerInbox]("consumer")
     threads = Threads(config.concurrent_tasks)
+    draining = trio.Event()
     tasks = {task.id: task for group in parts.groups for task in group.tasks}
     functions = {
         (group.name, name): function for group in parts.groups for name, function in group.function_registry.items()
@@ -112,6 +142,7 @@ def assemble(parts: Parts) -> Troupe:
             consumer=consumer,
             catalog=catalog,
             stats=stats,
+            draining=draining.is_set(),
         )
 
     def make_consumer() -> Consumer:
@@ -124,6 +155,18 @@ def assemble(parts: Parts) -> Troupe:
             threads=threads,
             catalog=catalog,
             stats=stats,
+            draining=draining.is_set(),
+        )
+
+    def make_leader(mail: Scheduling) -> Leader:
+        return Leader(
+            config=config,
+            store=store,
+            identity=identity,
+            coordinator=mail.coordinator,
+            reconciler=mail.reconciler,
+            catalog=catalog,
+            draining=draining.is_set(),
         )
 
     sixth_of_a_lease = config.run_lease_s / 6
@@ -141,25 +184,19 @@ def assemble(parts: Parts) -> Troupe:
         Supervisor("execution", Strategy.ONE_FOR_ONE, (Child("consumer", make_consumer, consumer),)),
     ]
     if scheduling is not None:
-        children.append(_scheduling(config, store, identity, scheduling, catalog))
+        children.append(_scheduling(config, store, scheduling, catalog, partial(make_leader, scheduling)))
     # Each role finds its way from Redis alone, so one that fails takes nobody with it.
     spec = Supervisor("engine", Strategy.ONE_FOR_ONE, tuple(children))
-    return Troupe(spec, scheduling.leader if scheduling else None, consumer, heartbeat)
+    return Troupe(spec, scheduling.leader if scheduling else None, consumer, heartbeat, draining)
 
 
 def _scheduling(
-    config: Config, store: Store, identity: Identity, mail: Scheduling, catalog: Mailbox[CatalogInbox]
+    config: Config,
+    store: Store,
+    mail: Scheduling,
+    catalog: Mailbox[CatalogInbox],
+    make_leader: Callable[[], Leader],
 ) -> Supervisor:
-    def make_leader() -> Leader:
-        return Leader(
-            config=config,
-            store=store,
-            identity=identity,
-            coordinator=mail.coordinator,
-            reconciler=mail.reconciler,
-            catalog=catalog,
-        )
-
     return Supervisor(
         "scheduling",
         Strategy.REST_FOR_ONE,  # coordinator and reconciler act under the term of the leader above them

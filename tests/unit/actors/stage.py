@@ -13,7 +13,6 @@ import trio
 import trio.testing
 
 from actors.identity import Identity
-from actors.messages import Drain
 from engine.assembly import Parts, assemble
 from engine.config import Config
 from engine.domain.group import TaskGroup
@@ -173,10 +172,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Stop in order: drain everybody at once, then the children in reverse start order."""
-        async with trio.open_nursery() as nursery:
-            for mailbox in (self.troupe.leader, self.troupe.heartbeat, self.troupe.consumer):
-                if mailbox is not None:
-                    nursery.start_soon(partial(mailbox.ask, Drain, timeout_s=100))
+        await self.troupe.drain(grace_s=self.config.shutdown_grace)
         self.supervision.stop()
         await self.supervision.wait_stopped()
 

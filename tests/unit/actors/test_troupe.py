@@ -274,3 +274,28 @@ async def test_a_task_that_does_not_overlap_runs_one_at_a_time_across_workers(
     slots = await verdicts_by_slot(stage, "g/t", 1)
     assert {slot: slots[slot] for slot in range(1, 29)} == dict.fromkeys(range(1, 29), 1)
     assert set(await stage.verdicts("g/t")) == {("ran", ""), ("skipped", "overlap")}
+
+
+@pytest.mark.parametrize("name", ["leader", "consumer", "heartbeat"])
+async def test_an_actor_that_crashes_during_a_drain_takes_no_work(
+    autojump_clock: MockClock, stage: Stage, name: str
+) -> None:
+    """Nobody tells its successor to drain, which must know by itself."""
+    tasks, gate = group(), Gate()
+    tasks.add_task("* * * * * *", name="t")(gate.walk)
+    worker = await stage.worker(tasks, concurrent_tasks=2, shutdown_grace=30)
+    await stage.until(3)
+    stage.nursery.start_soon(worker.stop)
+    await stage.until(4)
+    worker.crash(name)
+    await stage.until(20)
+    worker.crashes.clear()
+    assert worker.restarts(name) == 1
+    assert not worker.leads
+    still_going = 0 if name == "consumer" else 2
+    assert gate.inside == still_going
+    [presence] = await stage.store.leases.workers()
+    assert presence.draining
+    gate.open.set()
+    await stage.until(60)
+    assert gate.passed == still_going

@@ -1,0 +1,119 @@
+"""Worker: one life of an engine, with an identity, connections and a tree of its own."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from actors.identity import Identity
+from engine.assembly import Parts, assemble
+from engine.connect import link_to
+from engine.errors import RedisUnreachable, RestartLimitExceeded
+from engine.runtime import Supervision
+from engine.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.config import Config
+    from engine.connect import Place
+    from engine.domain.group import TaskGroup
+    from engine.runtime import Environment
+
+__all__ = ["Worker"]
+
+log = logging.getLogger("fastapi.task-manager.runner")
+
+LAST_WORDS_S = 3.0
+"""How long a worker that is cancelled, or has lost Redis, may take to resign and to hand back its runs."""
+
+
+@final
+class Worker:
+    """Made at each start of an engine, never before: a fork would share its identity, and both would lead."""
+
+    def __init__(self, *, config: Config, groups: Sequence[TaskGroup], place: Place, environment: Environment) -> None:
+        self._config, self._place = config, place
+        self.identity = Identity.make(config.worker_service_name, environment.new_id())
+        self.link = link_to(place.address, config, name=f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}")
+        self._troupe = assemble(
+            Parts(
+                config=config,
+                store=Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length),
+                identity=self.identity,
+                groups=groups,
+                services=(*place.services, self.link.run),
+                redis_label=place.address.label,
+                snapshot=lambda: self.supervision.snapshot().to_dict(),
+                started_ms=round(environment.clock.wall() * 1000),
+            )
+        )
+        self.supervision = Supervision(self._troupe.spec, environment)
+
+    async def run(self, stop: trio.Event, on_reached: Callable[[], None]) -> None:
+        """Work until ``stop`` is set, then drain and stop. ``on_reached`` is called when Redis is.
+
+        Cancelled, it still takes leave of Redis, for ``LAST_WORDS_S`` at most: it resigns and hands its runs back.
+
+        Raises:
+            RedisUnreachable: no connection within ``startup_timeout``.
+            RestartLimitExceeded: the root supervisor gave up.
+        """
+        log.info("Worker %s starts", self.identity.worker_id)
+        failure: RestartLimitExceeded | None = None
+        tree = trio.CancelScope(shield=True)
+
+        async def run_tree(*, task_status: trio.TaskStatus[Supervision]) -> None:
+            nonlocal failure
+            with tree:
+                try:
+                    await self.supervision.run(task_status=task_status)
+                except RestartLimitExceeded as error:  # out of here it would be in a group
+                    failure = error
+            nursery.cancel_scope.cancel()
+
+        reached = False
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(run_tree)
+                reached = await self._reached(stop)
+                if reached:
+                    on_reached()
+                    await stop.wait()
+                    log.info("Stopping: runs in progress get %g s", self._config.shutdown_grace)
+                    await self._troupe.drain(grace_s=self._config.shutdown_grace)
+            finally:
+                await self._stop_tree(tree, patience_s=LAST_WORDS_S if reached else 0.0)
+        log.info("Worker %s stopped", self.identity.worker_id)
+        if failure is not None:
+            raise failure
+        if not reached and not stop.is_set():
+            raise RedisUnreachable(
+                self._place.address.label, self._config.startup_timeout, self.link.statistics().last_error
+            )
+
+    async def _reached(self, stop: trio.Event) -> bool:
+        """Wait until Redis is reached (True), or ``stop`` is set, or the time is over."""
+        with trio.move_on_after(self._config.startup_timeout):
+            async with trio.open_nursery() as nursery:
+
+                async def give_up() -> None:
+                    await stop.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(give_up)
+                await self.link.wait_up()
+                nursery.cancel_scope.cancel()
+                return True
+        return False
+
+    async def _stop_tree(self, tree: trio.CancelScope, *, patience_s: float) -> None:
+        """Stop the tree in order: with a Redis that answers by each child's own deadline, else by ``patience_s``."""
+        self.supervision.stop()
+        if self.link.is_up():
+            await self.supervision.wait_stopped()
+        with trio.CancelScope(shield=True), trio.move_on_after(patience_s):
+            await self.supervision.wait_stopped()
+        tree.cancel()
