@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, assert_never, final
 
 import trio
 
+from actors.ending import report
 from actors.intake import Intake
 from actors.messages import (
     CatalogueAsked,
@@ -18,13 +19,13 @@ from actors.messages import (
     StopRuns,
 )
 from actors.outage import insist
-from actors.running import Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin, verdict
+from actors.running import Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin
 from actors.settlement import Settlement
 from engine.domain.run import RunContext
 from engine.domain.task import Task
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.runs import Claimed, Hold, Stale
+from engine.store.runs import Claimed, Completion, Hold, Stale
 from engine.store.session import Broken
 from engine.store.timetable import Ended
 from engine.store.transport import Lane
@@ -90,7 +91,6 @@ class Consumer(Actor[ConsumerInbox]):
         self._intake = Intake(
             store=self._store,
             worker=self._identity.key,
-            capacity=self._config.concurrent_tasks,
             block_ms=self._config.stream_block_ms,
         )
         self.context.nursery.start_soon(self._settlement.run)
@@ -249,21 +249,26 @@ class Consumer(Actor[ConsumerInbox]):
     async def _end(self, run: Running, end: BodyEnd) -> None:
         run.phase = Phase.ENDED
         duration_s = self.context.clock.monotonic() - run.started_s
-        decision = verdict(run, end, self._config, worker=self._identity.worker_id, duration_s=duration_s)
+        decision = report(
+            run,
+            end,
+            self._config,
+            worker=self._identity.worker_id,
+            duration_s=duration_s,
+            now_ms=self.context.clock.redis_ms(),
+        )
         match end:
             case Returned(error) if error is not None:
                 name = f"{run.context.group}/{run.context.name}"
                 log.error("Task %s failed (attempt %d)", name, run.claimed.attempt, exc_info=_from_task(error))
             case TimedOut(call):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
-                if call is not None:
+                if call is not None and isinstance(decision, Completion):
                     await self._settlement.abandon(decision)
                     await call.done.wait()
             case _:
                 pass
-        for call in self._threads.still_going():
-            if call.running is run:
-                self._threads.forget(call)
+        self._threads.forget(run)
         self._settlement.add(run, decision, duration_s)
 
     async def _wait_alone(self, run: Running) -> None:

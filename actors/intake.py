@@ -25,9 +25,8 @@ class Intake:
     ends the wait and lets the reader take what came.
     """
 
-    def __init__(self, *, store: Store, worker: str, capacity: int, block_ms: int) -> None:
+    def __init__(self, *, store: Store, worker: str, block_ms: int) -> None:
         self._store, self._worker, self._block_ms = store, worker, block_ms
-        self._capacity = capacity
         self._offered = 0
         self._quiet = False
         self.closed = False

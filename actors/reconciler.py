@@ -126,7 +126,8 @@ class Reconciler(Actor[ReconcilerInbox]):
         now_s = clock.monotonic()
         self._notice_jump(await store.leases.redis_ms(), now_s)
         redis_ms = clock.redis_ms()
-        leases = await store.leases.expiring(redis_ms + round(self._lease_s * 500))
+        half_a_lease_ms = round(self._lease_s * 1000 / 2)
+        leases = await store.leases.expiring(redis_ms + half_a_lease_ms)
         steady_since_s = max(self._steady_since_s, store.transport.steady_since_s(slower_than_s=self._lease_s / 4))
         lost = self._watch.look(leases, now_s=now_s, redis_ms=redis_ms, steady_since_s=steady_since_s)
         if lost and clock.monotonic() - self._renewed_at_s < term.lease_s * 2 / 3:

@@ -16,6 +16,7 @@ from engine.store.session import Broken
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from actors.ending import Report
     from actors.messages import StatsInbox
     from actors.running import Running
     from engine.runtime import Mailbox
@@ -25,9 +26,6 @@ log = logging.getLogger("fastapi.task-manager.consumer")
 
 LAST_WORDS_S = 2.0
 """How long ends may still be told when the Consumer crashes or is cancelled."""
-
-Decision: TypeAlias = Completion | Failure | Hold | None
-"""What Redis is told: a hold alone is a hand-back, None is nothing."""
 
 
 Reply: TypeAlias = Done | Waiting | Gone | Fenced | Broken
@@ -44,24 +42,20 @@ class Settlement:
         self, *, store: Store, worker: str, stats: Mailbox[StatsInbox], on_settled: Callable[[Running], None]
     ) -> None:
         self._store, self._worker, self._stats, self._on_settled = store, worker, stats, on_settled
-        self._waiting: list[tuple[Running, Decision, float]] = []
+        self._waiting: list[tuple[Running, Report, float]] = []
         self._filled = trio.Event()
 
-    def add(self, running: Running, decision: Decision, duration_s: float) -> None:
+    def add(self, running: Running, report: Report, duration_s: float) -> None:
         """This is how it ended."""
-        self._waiting.append((running, decision, duration_s))
+        self._waiting.append((running, report, duration_s))
         self._filled.set()
 
-    async def abandon(self, decision: Decision) -> None:
+    async def abandon(self, end: Completion) -> None:
         """Its time was over: the verdict is written now, the rest when its thread has returned."""
-        if isinstance(decision, Completion):
-            hold, reason, story = decision.hold, decision.reason, decision.story
-            await insist(
-                self._store.transport,
-                lambda: self._store.runs.abandon(self._worker, hold, reason=reason, story=story),
-            )
-        else:
-            await trio.lowlevel.checkpoint()
+        await insist(
+            self._store.transport,
+            lambda: self._store.runs.abandon(self._worker, end.hold, reason=end.reason, story=end.story),
+        )
 
     async def run(self) -> None:
         """Tell until cancelled; then tell what is left, for a moment."""
@@ -78,7 +72,7 @@ class Settlement:
         while self._waiting:
             batch = list(self._waiting)
             try:
-                replies = await self._tell([decision for _, decision, _ in batch])
+                replies = await self._tell([report for _, report, _ in batch])
             except RedisUnavailable:
                 repeated = True
                 await trio.sleep(PAUSE_S)
@@ -86,36 +80,36 @@ class Settlement:
                 continue
             self._waiting = self._waiting[len(batch) :]
             ends = []
-            for (running, decision, duration_s), reply in zip(batch, replies, strict=True):
-                outcome = _outcome(running, decision, reply, repeated=repeated)
+            for (running, report, duration_s), reply in zip(batch, replies, strict=True):
+                outcome = _outcome(running, report, reply, repeated=repeated)
                 ends.append(RunEnd(running.run_id, outcome, duration_s))
                 self._on_settled(running)
             self._stats.tell(RunsEnded(tuple(ends)))
 
-    async def _tell(self, decisions: list[Decision]) -> list[Reply]:
-        """One call for each kind of end, at the same time; the replies in the order of the decisions."""
+    async def _tell(self, reports: list[Report]) -> list[Reply]:
+        """One call for each kind of end; the replies in the order of the reports."""
         replies: dict[int, Reply] = {}
 
         def of(kind: type[Completion | Failure | Hold]) -> list[int]:
-            return [i for i, decision in enumerate(decisions) if isinstance(decision, kind)]
+            return [i for i, report in enumerate(reports) if isinstance(report, kind)]
 
         completions, failures, holds = of(Completion), of(Failure), of(Hold)
         runs, worker = self._store.runs, self._worker
         if completions:
-            done = [d for d in decisions if isinstance(d, Completion)]
+            done = [d for d in reports if isinstance(d, Completion)]
             replies.update(zip(completions, await runs.complete(worker, done), strict=True))
         if failures:
-            failed = [d for d in decisions if isinstance(d, Failure)]
+            failed = [d for d in reports if isinstance(d, Failure)]
             replies.update(zip(failures, await runs.fail(worker, failed), strict=True))
         if holds:
-            back = [d for d in decisions if isinstance(d, Hold)]
+            back = [d for d in reports if isinstance(d, Hold)]
             replies.update(zip(holds, await runs.hand_back(worker, back), strict=True))
-        return [replies.get(i, Gone()) for i in range(len(decisions))]
+        return [replies.get(i, Gone()) for i in range(len(reports))]
 
 
-def _outcome(running: Running, decision: Decision, reply: Reply, *, repeated: bool) -> str:
+def _outcome(running: Running, report: Report, reply: Reply, *, repeated: bool) -> str:
     match reply:
-        case _ if decision is None:
+        case _ if report is None:
             return "lost"
         case Fenced():
             log.warning("Run %s was lost to another worker; how it ended here is not recorded", running.run_id)
@@ -130,9 +124,9 @@ def _outcome(running: Running, decision: Decision, reply: Reply, *, repeated: bo
             pass
         case _:
             assert_never(reply)
-    match decision:
+    match report:
         case Completion():
-            return decision.verdict
+            return report.verdict
         case Failure():
             return "retrying"
         case _:

@@ -49,9 +49,11 @@ class Threads:
         """Calls whose function has not returned, or whose end nobody has taken note of."""
         return list(self._calls.values())
 
-    def forget(self, call: ThreadCall) -> None:
-        """Its end has been dealt with."""
-        del self._calls[call.running.run_id]
+    def forget(self, running: Running) -> None:
+        """Its end has been dealt with. A run without a thread has nothing to forget."""
+        call = self._calls.get(running.run_id)
+        if call is not None and call.running is running:
+            del self._calls[running.run_id]
 
     async def _work(self, call: ThreadCall, function: Callable[[], object]) -> None:
         try:

@@ -52,8 +52,8 @@ class Worker:
         )
         self.supervision = Supervision(self._troupe.spec, environment)
 
-    async def run(self, stop: trio.Event, on_reached: Callable[[], None]) -> None:
-        """Work until ``stop`` is set, then drain and stop. ``on_reached`` is called when Redis is.
+    async def run(self, stop: trio.Event, on_started: Callable[[], None]) -> None:
+        """Work until ``stop`` is set, then drain and stop. ``on_started`` is called when Redis is reached.
 
         Cancelled, it still takes leave of Redis, for ``LAST_WORDS_S`` at most: it resigns and hands its runs back.
 
@@ -79,13 +79,20 @@ class Worker:
             try:
                 await nursery.start(run_tree)
                 reached = await self._reached(stop)
+                if reached or stop.is_set():
+                    on_started()
                 if reached:
-                    on_reached()
                     await stop.wait()
                     log.info("Stopping: runs in progress get %g s", self._config.shutdown_grace)
                     await self._troupe.drain(grace_s=self._config.shutdown_grace)
+                    self.supervision.stop()
+                    if self.link.is_up():  # each child by its own deadline; else there is nobody to take leave of
+                        await self.supervision.wait_stopped()
             finally:
-                await self._stop_tree(tree, patience_s=LAST_WORDS_S if reached else 0.0)
+                with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S if reached else 0.0):
+                    self.supervision.stop()
+                    await self.supervision.wait_stopped()
+                tree.cancel()
         log.info("Worker %s stopped", self.identity.worker_id)
         if failure is not None:
             raise failure
@@ -108,12 +115,3 @@ class Worker:
                 nursery.cancel_scope.cancel()
                 return True
         return False
-
-    async def _stop_tree(self, tree: trio.CancelScope, *, patience_s: float) -> None:
-        """Stop the tree in order: with a Redis that answers by each child's own deadline, else by ``patience_s``."""
-        self.supervision.stop()
-        if self.link.is_up():
-            await self.supervision.wait_stopped()
-        with trio.CancelScope(shield=True), trio.move_on_after(patience_s):
-            await self.supervision.wait_stopped()
-        tree.cancel()

@@ -60,35 +60,37 @@ def retry_delay_s(failures: int, backoff: float, backoff_max: float, multiplier:
 
 
 def after_failure(
-    schedule: Schedule, policy: RetryPolicy, *, failures: int, now_ms: int, retry_until_ms: int | None = None
+    schedule: Schedule, policy: RetryPolicy, *, failures: int, slot_ms: int | None, now_ms: int
 ) -> Decision:
-    """What to do after the ``failures``-th failure of a run, from 1.
+    """What to do after the ``failures``-th failure of a run, from 1, at the end of that attempt.
 
-    ``retry_until_ms`` forbids a retry at or after it, whatever ``max_retries`` says.
+    ``slot_ms`` is the run's own slot, however long ago: the one after it ends the retries of a task that sets no
+    ``max_retries``. A run that no slot asked for (None) has as many as a rare task, and none past the coming slot.
     """
     if policy.max_retries == 0:
         return GiveUp(Verdict.FAILED, Reason.RAISED)
-    next_slot_ms = schedule.next_after(now_ms)
+    asked_at_ms = now_ms if slot_ms is None else slot_ms
+    next_slot_ms = schedule.next_after(asked_at_ms)
+    rare = _is_rare(schedule, asked_at_ms, next_slot_ms)
     allowed = policy.max_retries
-    if allowed is None and _is_rare(schedule, now_ms, next_slot_ms):
+    if allowed is None and (rare or slot_ms is None):
         allowed = _RETRIES_OF_RARE_TASKS
     if allowed is not None and failures > allowed:
         return GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
 
     delay_ms = round(1_000 * retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier))
-    if allowed is None and next_slot_ms is not None and now_ms + delay_ms >= next_slot_ms:
-        return GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
-    if retry_until_ms is not None and now_ms + delay_ms >= retry_until_ms:
+    bounded_by_slot = policy.max_retries is None and not rare
+    if bounded_by_slot and next_slot_ms is not None and now_ms + delay_ms >= next_slot_ms:
         return GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
     return Retry(delay_ms)
 
 
-def _is_rare(schedule: Schedule, now_ms: int, next_slot_ms: int | None) -> bool:
-    """Whether the slots around now are over an hour apart.
+def _is_rare(schedule: Schedule, at_ms: int, next_slot_ms: int | None) -> bool:
+    """Whether the slots around ``at_ms`` are over an hour apart.
 
-    The distance between slots, and not that from now, so that a run is judged alike at each of its failures.
+    The distance between slots, and not that from now, so that one run is judged alike at each of its failures.
     """
     if next_slot_ms is None:
         return True
-    latest_ms = schedule.latest_at_or_before(now_ms)
-    return next_slot_ms - (now_ms if latest_ms is None else latest_ms) > _HOUR_MS
+    latest_ms = schedule.latest_at_or_before(at_ms)
+    return next_slot_ms - (at_ms if latest_ms is None else latest_ms) > _HOUR_MS

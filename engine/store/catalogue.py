@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from engine.store.script import Script
+from engine.store.script import MAX_ITEMS, Script
 from engine.store.session import Deposed
 from engine.store.timetable import due_of
 
@@ -123,8 +123,8 @@ class CatalogueStore:
         keys = self.session.keys
         names = [keys.leader, keys.declarations, keys.version, keys.events, keys.due, keys.declared(digest)]
         gone = 0
-        for start in range(0, max(1, len(task_ids)), 500):
-            reply = await self.session.call(_RETIRE, names, leader, digest, *task_ids[start : start + 500])
+        for start in range(0, max(1, len(task_ids)), MAX_ITEMS):
+            reply = await self.session.call(_RETIRE, names, leader, digest, *task_ids[start : start + MAX_ITEMS])
             if reply == "deposed":
                 raise Deposed(leader)
             gone += int(reply)

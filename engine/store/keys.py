@@ -12,10 +12,14 @@ from functools import cached_property
 from typing import final
 from urllib.parse import quote
 
-__all__ = ["CONSUMER_GROUP", "Keys"]
+__all__ = ["CONSUMER_GROUP", "PRIORITIES", "Keys"]
 
 CONSUMER_GROUP = "workers"
 """The consumer group of both streams. The scripts name it too (``lib.lua``)."""
+
+
+PRIORITIES = ("high", "low")
+"""The streams, by what their names end with."""
 
 
 @final
@@ -83,6 +87,10 @@ class Keys:
     def stream_low(self) -> str:
         """STREAM of queued runs. An entry ends with its run or when another entry replaces it."""
         return self.tag + "stream:low"
+
+    def stream(self, priority: str) -> str:
+        """The stream of one priority, ``high`` or ``low``."""
+        return self.stream_high if priority == "high" else self.stream_low
 
     @cached_property
     def runs(self) -> str:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
-from engine.store.keys import CONSUMER_GROUP
+from engine.store.keys import CONSUMER_GROUP, PRIORITIES
 from engine.store.runs import Entry
 from engine.store.script import MAX_ITEMS, Script, WrongReply
 from engine.store.session import Broken
@@ -163,8 +163,8 @@ class LeaseStore:
         """Entries read at least ``min_idle_ms`` ago that nobody has acknowledged, by cursor over all of them."""
         keys = self.session.keys
         found: list[PendingEntry] = []
-        for priority, stream in (("high", keys.stream_high), ("low", keys.stream_low)):
-            start = "-"
+        for priority in PRIORITIES:
+            start, stream = "-", keys.stream(priority)
             while True:
                 raw = await self.session.query("XPENDING", stream, CONSUMER_GROUP, start, "+", page, parse_detail=True)
                 for item in raw:
@@ -179,7 +179,7 @@ class LeaseStore:
     async def _named(self, item: PendingEntry) -> PendingEntry:
         """With the run that the entry names; an entry that was deleted names none."""
         keys, entry = self.session.keys, item.entry
-        stream = keys.stream_high if entry.priority == "high" else keys.stream_low
+        stream = keys.stream(entry.priority)
         raw = await self.session.query("XRANGE", stream, entry.entry_id, entry.entry_id)
         run_id = raw[0][1]["run"] if raw else "@"
         return PendingEntry(Entry(run_id, entry.entry_id, entry.priority), item.worker, item.idle_ms)

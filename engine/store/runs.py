@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 from redis.exceptions import ResponseError
 
 from engine.domain.names import task_of
-from engine.store.keys import CONSUMER_GROUP
+from engine.store.keys import CONSUMER_GROUP, PRIORITIES
 from engine.store.script import Script, WrongReply
 from engine.store.session import Broken
 from engine.store.timetable import Ended
@@ -164,9 +164,9 @@ class RunStore:
     async def make_groups(self) -> None:
         """Make both streams and their consumer group, from the first entry on, where they are missing."""
         redis, keys = self.session.transport.commands, self.session.keys
-        for stream in (keys.stream_high, keys.stream_low):
+        for priority in PRIORITIES:
             try:
-                await redis.xgroup_create(stream, CONSUMER_GROUP, id="0", mkstream=True)
+                await redis.xgroup_create(keys.stream(priority), CONSUMER_GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -178,7 +178,7 @@ class RunStore:
         the lane of runs and take the reply. Makes the consumer groups when Redis has forgotten them.
         """
         keys = self.session.keys
-        names = {priority: keys.stream_high if priority == "high" else keys.stream_low for priority in priorities}
+        names = {priority: keys.stream(priority) for priority in priorities}
         try:
             raw = await self.session.transport.runs.xreadgroup(
                 CONSUMER_GROUP, worker, dict.fromkeys(names.values(), ">"), count=count, block=block_ms
@@ -195,8 +195,8 @@ class RunStore:
         # Over the lane of runs: behind a read that was given up, whose entries it must see.
         redis, keys = self.session.transport.runs, self.session.keys
         found: list[Entry] = []
-        for priority, stream in (("high", keys.stream_high), ("low", keys.stream_low)):
-            last = "0"
+        for priority in PRIORITIES:
+            last, stream = "0", keys.stream(priority)
             while True:
                 raw: Any = await redis.xreadgroup(CONSUMER_GROUP, worker, {stream: last}, count=page)
                 found += _entries(raw or [], {stream: priority})

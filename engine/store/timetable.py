@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engine.store.session import Session
 
 __all__ = [
+    "Done",
     "Due",
     "Early",
     "Ended",
@@ -91,6 +92,12 @@ class Move:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Done:
+    """The task was moved, now or by an earlier try."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Published:
     """The slot has a run, queued now or by an earlier try."""
 
@@ -134,6 +141,7 @@ class Ended:
     reason: str
 
 
+MoveReply: TypeAlias = Done | Early | Moved | Broken
 PublishReply: TypeAlias = Published | Skipped | Early | Moved | Broken
 RequeueReply: TypeAlias = Queued | Ended | Early | Moved | Broken
 
@@ -191,8 +199,8 @@ class Timetable:
             items.append((run_id, (slot.task_id, slot.due_ms, next_ms, run_id, slot.priority, slot.overlap)))
         return [_publish_reply(raw) for raw in await self.session.on_runs(_PUBLISH, (leader, queue_cap), items)]
 
-    async def move(self, leader: str, moves: Sequence[Move]) -> list[Published | Early | Moved | Broken]:
-        """Skip (count > 0) or reschedule (count 0): ``Published`` here means done."""
+    async def move(self, leader: str, moves: Sequence[Move]) -> list[MoveReply]:
+        """Pass over slots (count > 0) or only reschedule (count 0)."""
         items = [
             (
                 f"{move.task_id}@",
@@ -208,8 +216,8 @@ class Timetable:
             )
             for move in moves
         ]
-        replies = [_publish_reply(raw) for raw in await self.session.on_runs(_MOVE, (leader,), items)]
-        return [reply for reply in replies if not isinstance(reply, Skipped)]
+        replies = await self.session.on_runs(_MOVE, (leader,), items)
+        return [Done() if raw == "done" else _not_done(raw) for raw in replies]
 
     async def requeue(self, leader: str, runs: Sequence[Due]) -> list[RequeueReply]:
         """Queue retries that waited and runs that were parked, or end them with a verdict."""
@@ -225,7 +233,7 @@ def due_of(member: str, score: float) -> Due:
 
 def _publish_reply(raw: Any) -> PublishReply:
     match raw:
-        case "published" | "done":
+        case "published":
             return Published()
         case ["skipped", reason]:
             return Skipped(reason)

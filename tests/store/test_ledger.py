@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.store.inprocess import InProcess
 from engine.store.runs import Hold
 from engine.store.store import Store
-from engine.store.timetable import Move, Published, Skipped, Slot
+from engine.store.timetable import Done, Move, Published, Skipped, Slot
 from tests.store.scenario import OTHER, TASK, Stage, completion
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def miss(stage: Stage, count: int, task: str = TASK) -> None:
     assert due_ms is not None
     last_ms = due_ms + (count - 1) * STEP_MS
     move = Move(task, due_ms, last_ms + STEP_MS, count=count, last_ms=last_ms)
-    assert await stage.store.timetable.move(stage.leader, [move]) == [Published()]
+    assert await stage.store.timetable.move(stage.leader, [move]) == [Done()]
 
 
 def ranges(entries: list[LedgerEntry], first_ms: int) -> list[tuple[str, int | None, int | None, int]]:

@@ -10,6 +10,7 @@ from engine.store.runs import Failure
 from engine.store.session import Broken, Deposed
 from engine.store.store import Store
 from engine.store.timetable import (
+    Done,
     Due,
     Early,
     Ended,
@@ -270,7 +271,7 @@ async def test_passing_over_slots_gives_them_one_verdict_together(stage: Stage) 
     """From the first to the last, with their number."""
     due_ms = await stage.due(in_ms=-60_000)
     move = Move(TASK, due_ms, stage.now_ms + FAR_MS, count=31, last_ms=stage.now_ms - 1_000)
-    assert await stage.store.timetable.move(stage.leader, [move]) == [Published()]
+    assert await stage.store.timetable.move(stage.leader, [move]) == [Done()]
     [entry] = await stage.store.ledger.all(TASK)
     assert (entry.verdict, entry.reason, entry.count) == ("missed", "catch-up", 31)
     assert (entry.from_ms, entry.to_ms) == (due_ms, stage.now_ms - 1_000)
@@ -282,7 +283,7 @@ async def test_rescheduling_moves_the_instant_and_writes_no_verdict(stage: Stage
     """The schedule was changed before the slot was due: nothing is missed."""
     due_ms = await stage.due(in_ms=60_000)
     next_ms = None if next_in_ms is None else stage.now_ms + next_in_ms
-    assert await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, next_ms)]) == [Published()]
+    assert await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, next_ms)]) == [Done()]
     assert await stage.due_ms(f"t/{TASK}") == next_ms
     assert await stage.verdicts() == []
 
@@ -304,7 +305,7 @@ async def test_a_slot_that_has_passed_cannot_be_opened_again(stage: Stage) -> No
     [reply] = await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, stage.now_ms - 1)])
     assert isinstance(reply, Early)
     assert await stage.snapshot() == before
-    assert await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, stage.now_ms + FAR_MS)]) == [Published()]
+    assert await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, stage.now_ms + FAR_MS)]) == [Done()]
     assert await stage.store.timetable.tasks() == {TASK: stage.now_ms + FAR_MS}
 
 

@@ -23,7 +23,7 @@ async def publisher(stage: Stage) -> Publisher:
 
 
 def intake(stage: Stage, *, block_ms: int = 1_000) -> Intake:
-    return Intake(store=stage.new_store(Cable(stage.server)), worker="w", capacity=8, block_ms=block_ms)
+    return Intake(store=stage.new_store(Cable(stage.server)), worker="w", block_ms=block_ms)
 
 
 async def test_high_entries_come_before_low_ones(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
@@ -104,7 +104,7 @@ async def test_stopping_without_redis_does_not_wait(
 ) -> None:
     """There is no read in progress then."""
     cable = Cable(stage.server)
-    reader = Intake(store=stage.new_store(cable), worker="w", capacity=8, block_ms=1_000)
+    reader = Intake(store=stage.new_store(cable), worker="w", block_ms=1_000)
     cable.cut()
     reader.close()
     await reader.stop_reading()

@@ -13,7 +13,7 @@ from actors.settlement import Settlement
 from engine.runtime import Mailbox
 from engine.store.runs import Claimed, Completion, Failure, Hold
 from tests.unit.actors.stage import Cable, Publisher, mail
-from tests.unit.actors.test_running import running
+from tests.unit.actors.test_ending import running
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

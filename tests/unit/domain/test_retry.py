@@ -38,15 +38,15 @@ def test_a_delay_never_exceeds_the_cap_nor_shrinks(failures: int, backoff: float
 @pytest.mark.parametrize("schedule", [DAILY, MINUTELY])
 def test_zero_retries_is_a_failure_at_once(schedule: Schedule) -> None:
     """max_retries=0 never retries, and the verdict is failed rather than dead."""
-    decision = after_failure(schedule, policy(0), failures=1, now_ms=NOON_MS)
+    decision = after_failure(schedule, policy(0), failures=1, slot_ms=NOON_MS, now_ms=NOON_MS)
     assert decision == GiveUp(Verdict.FAILED, Reason.RAISED)
 
 
 def test_a_run_is_dead_when_its_retries_are_spent() -> None:
     """max_retries=3 is four attempts."""
     for failures in (1, 2, 3):
-        assert isinstance(after_failure(DAILY, policy(3), failures=failures, now_ms=NOON_MS), Retry)
-    decision = after_failure(DAILY, policy(3), failures=4, now_ms=NOON_MS)
+        assert isinstance(after_failure(DAILY, policy(3), failures=failures, slot_ms=NOON_MS, now_ms=NOON_MS), Retry)
+    decision = after_failure(DAILY, policy(3), failures=4, slot_ms=NOON_MS, now_ms=NOON_MS)
     assert decision == GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
 
 
@@ -54,40 +54,56 @@ def test_a_daily_task_is_retried_ten_times_at_any_hour() -> None:
     """Slots over an hour apart: ten retries, even when the next slot has come nearer than that."""
     just_before_next = NOON_MS + 86_400_000 - 600_000
     for now_ms in (NOON_MS + 1, just_before_next):
-        assert isinstance(after_failure(DAILY, policy(), failures=10, now_ms=now_ms), Retry)
-        spent = after_failure(DAILY, policy(), failures=11, now_ms=now_ms)
+        assert isinstance(after_failure(DAILY, policy(), failures=10, slot_ms=NOON_MS, now_ms=now_ms), Retry)
+        spent = after_failure(DAILY, policy(), failures=11, slot_ms=NOON_MS, now_ms=now_ms)
         assert spent == GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
 
 
-@pytest.mark.parametrize("schedule", [HOURLY, MINUTELY])
-def test_a_frequent_task_is_retried_until_its_next_slot(schedule: Schedule) -> None:
+def test_a_frequent_task_is_retried_until_its_next_slot() -> None:
     """Slots an hour apart or less: as many retries as fit, none at the next slot or after it."""
-    assert after_failure(schedule, policy(), failures=5_000, now_ms=NOON_MS) == (
-        Retry(60_000) if schedule is HOURLY else GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
-    )
-    assert after_failure(MINUTELY, policy(), failures=6, now_ms=NOON_MS + 27_999) == Retry(32_000)
-    assert isinstance(after_failure(MINUTELY, policy(), failures=6, now_ms=NOON_MS + 28_000), GiveUp)
+
+    def decided(schedule: Schedule, failures: int, after_ms: int) -> object:
+        return after_failure(schedule, policy(), failures=failures, slot_ms=NOON_MS, now_ms=NOON_MS + after_ms)
+
+    assert decided(HOURLY, 5_000, 0) == Retry(60_000)
+    assert decided(MINUTELY, 6, 27_999) == Retry(32_000)
+    assert decided(MINUTELY, 6, 28_000) == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
 
 
-def test_no_retry_is_set_at_or_after_its_limit() -> None:
-    """retry_until_ms wins over max_retries."""
-    allowed = after_failure(DAILY, policy(5), failures=1, now_ms=NOON_MS, retry_until_ms=NOON_MS + 1_001)
-    refused = after_failure(DAILY, policy(5), failures=1, now_ms=NOON_MS, retry_until_ms=NOON_MS + 1_000)
-    assert allowed == Retry(1_000)
-    assert refused == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+def test_a_body_that_outlasts_the_next_slot_is_not_retried() -> None:
+    """The slot after the run's own ends its retries, not the slot after each attempt, which never comes nearer."""
+    decision = after_failure(MINUTELY, policy(), failures=1, slot_ms=NOON_MS, now_ms=NOON_MS + 90_000)
+    assert decision == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+
+
+def test_max_retries_is_kept_whatever_the_next_slot() -> None:
+    """Who sets a number gets that many; a slot that takes the retry's place is another matter."""
+    decision = after_failure(MINUTELY, policy(3), failures=1, slot_ms=NOON_MS, now_ms=NOON_MS + 90_000)
+    assert decision == Retry(1_000)
+
+
+def test_a_run_that_no_slot_asked_for_is_retried_ten_times_before_the_coming_slot() -> None:
+    """A trigger has no slot of its own to measure from."""
+    first = after_failure(MINUTELY, policy(), failures=1, slot_ms=None, now_ms=NOON_MS)
+    late = after_failure(MINUTELY, policy(), failures=1, slot_ms=None, now_ms=NOON_MS + 59_500)
+    spent = after_failure(MINUTELY, policy(), failures=11, slot_ms=None, now_ms=NOON_MS)
+    assert first == Retry(1_000)
+    assert late == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+    assert spent == GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
 
 
 @given(
     st.sampled_from([DAILY, HOURLY, MINUTELY]),
     st.none() | st.integers(0, 20),
     st.integers(1, 30),
+    st.none() | st.integers(0, 10**13),
     st.integers(0, 10**13),
 )
 def test_a_reason_belongs_to_its_verdict(
-    schedule: Schedule, max_retries: int | None, failures: int, now_ms: int
+    schedule: Schedule, max_retries: int | None, failures: int, slot_ms: int | None, now_ms: int
 ) -> None:
     """Whatever is decided can be written into the ledger."""
-    match after_failure(schedule, policy(max_retries), failures=failures, now_ms=now_ms):
+    match after_failure(schedule, policy(max_retries), failures=failures, slot_ms=slot_ms, now_ms=now_ms):
         case GiveUp(verdict, reason):
             assert reason in REASONS[verdict]
         case Retry(delay_ms):

@@ -8,18 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from actors.running import (
-    MAX_ERROR_CHARS,
-    Phase,
-    Returned,
-    Running,
-    Stop,
-    Stopped,
-    TimedOut,
-    describe,
-    retry_policy,
-    verdict,
-)
+from actors.ending import MAX_ERROR_CHARS, Report, describe, report, retry_policy
+from actors.running import Phase, Returned, Running, Stop, Stopped, TimedOut
 from engine.domain.run import RunContext
 from engine.domain.task import Definition, Task
 from engine.store.runs import Claimed, Completion, Failure, Hold
@@ -39,7 +29,7 @@ def block() -> None:
 def running(function: Any = nothing, *, attempt: int = 1, **settings: Any) -> Running:
     """A run that was started a minute after the hour."""
     definition = Definition(group="g", name="t", function="f", **{"expression": "0 0 1 1 *", **settings})
-    claimed = Claimed("g/t@1", 7, "g/t", 1, attempt, 0, "")
+    claimed = Claimed("g/t@1", 7, "g/t", at_ms(0), attempt, 0, "")
     context = RunContext(
         run_id="g/t@1", task_id="g/t", group="g", name="t", slot_ms=1, attempt=attempt, fence=7, worker_id="w"
     )
@@ -48,8 +38,8 @@ def running(function: Any = nothing, *, attempt: int = 1, **settings: Any) -> Ru
     return run
 
 
-def decide(run: Running, end: Returned | TimedOut | Stopped, **settings: Any) -> Completion | Failure | Hold | None:
-    return verdict(run, end, config(**settings), worker="w", duration_s=1.5)
+def decide(run: Running, end: Returned | TimedOut | Stopped, **settings: Any) -> Report:
+    return report(run, end, config(**settings), worker="w", duration_s=1.5, now_ms=at_ms(61.5))
 
 
 def boom() -> Returned:
@@ -166,5 +156,5 @@ def test_an_error_is_told_with_the_line_that_raised_it() -> None:
     assert len(describe(error)) == MAX_ERROR_CHARS
     error.args = ("short",)
     assert describe(error).startswith("ValueError: short (")
-    assert "test_running.py:" in describe(error)
+    assert "test_ending.py:" in describe(error)
     assert describe(None) == ""
