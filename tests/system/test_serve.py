@@ -39,5 +39,4 @@ async def test_cancelling_an_engine_ends_it_within_moments_though_redis_stands_s
             cancelled_s = trio.current_time()
             program.cancel_scope.cancel()
     took_s = trio.current_time() - cancelled_s
-    print(f"ended {took_s:.2f} s after it was cancelled")
     assert took_s < 4.8, took_s
