@@ -19,7 +19,7 @@ from actors.messages import (
     StopRuns,
 )
 from actors.outage import insist
-from actors.running import Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin
+from actors.running import OwnLoop, Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin
 from actors.settlement import Settlement
 from engine.domain.run import RunContext
 from engine.domain.task import Task
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from actors.identity import Identity
     from actors.messages import CatalogInbox, StatsInbox
-    from actors.running import BodyEnd
+    from actors.running import BodyEnd, Host
     from actors.threads import ThreadCall, Threads
     from engine.config import Config
     from engine.domain.task import Definition
@@ -71,6 +71,7 @@ class Consumer(Actor[ConsumerInbox]):
         threads: Threads,
         catalog: Mailbox[CatalogInbox],
         stats: Mailbox[StatsInbox],
+        host: Host | None = None,
         draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
@@ -78,6 +79,7 @@ class Consumer(Actor[ConsumerInbox]):
         self._tasks: Mapping[str, Task] = tasks
         self._threads, self._catalog, self._stats = threads, catalog, stats
         self._runs: dict[str, Running] = {}
+        self._host = host or OwnLoop()
         self._draining = draining
         self._drained: Reply[None] | None = None
         self._changed = trio.Event()
@@ -236,7 +238,7 @@ class Consumer(Actor[ConsumerInbox]):
         try:
             await self._wait_alone(run)
             run.started_s, run.started_ms = self.context.clock.monotonic(), self.context.clock.redis_ms()
-            end = Stopped() if run.stop is not None else await perform(run, self._threads)
+            end = Stopped() if run.stop is not None else await perform(run, self._threads, self._host)
         except trio.Cancelled:
             if run.cancellable:
                 await self._give_back(run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from actors.running import Returned, Stop, Stopped, TimedOut
 from engine.domain.retry import GiveUp, RetryPolicy, after_failure
+from engine.domain.run import Reason, Verdict
 from engine.store.runs import Completion, Failure, Hold
 
 if TYPE_CHECKING:
@@ -31,18 +32,19 @@ def report(running: Running, end: BodyEnd, config: Config, *, worker: str, durat
         line = {"attempt": running.claimed.attempt, "worker": worker, "started_ms": running.started_ms}
         return json.dumps({**line, "duration_s": round(duration_s, 6), "outcome": outcome, "error": error})
 
-    def complete(word: str, reason: str, error: str = "") -> Completion:
-        return Completion(running.hold, word, reason, story(reason or word, error))
+    def complete(verdict: Verdict, reason: Reason | None = None, error: str = "") -> Completion:
+        why = reason.value if reason else ""
+        return Completion(running.hold, verdict.value, why, story(why or verdict.value, error))
 
     match end:
         case Returned(None):
-            return complete("ran", "")
+            return complete(Verdict.RAN)
         case TimedOut():
-            return complete("failed", "timed out", f"not done after {running.timeout_s:g} s")
+            return complete(Verdict.FAILED, Reason.TIMED_OUT, f"not done after {running.timeout_s:g} s")
         case Stopped():
             if running.stop is Stop.LOST:
                 return None
-            return complete("failed", "cancelled") if running.stop is Stop.CANCELLED else running.hold
+            return complete(Verdict.FAILED, Reason.CANCELLED) if running.stop is Stop.CANCELLED else running.hold
         case Returned(error):
             return _after_error(running, config, story, describe(error), now_ms)
 

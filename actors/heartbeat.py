@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any, assert_never, final
 
@@ -22,6 +21,7 @@ from actors.outage import PAUSE_S
 from actors.timer import Timer
 from engine.errors import AskTimeout, RedisUnavailable
 from engine.runtime import Actor
+from engine.store.presence import Account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastapi.task-manager.consumer")
 
-PRESENCE_VERSION = 1
 MAX_RUNS_SHOWN = 100
 
 
@@ -160,24 +159,18 @@ class Heartbeat(Actor[HeartbeatInbox]):
             self._counts = await self._stats.ask(CountsAsked, timeout_s=self._lease_s / 12)
         except AskTimeout:
             log.debug("The counts of this worker are those of an earlier beat")
-        return json.dumps(
-            {
-                "v": PRESENCE_VERSION,
-                "worker_id": self._identity.worker_id,
-                "host": self._identity.host,
-                "pid": self._identity.pid,
-                "started_ms": self._started_ms,
-                "digest": self._digest,
-                "draining": self._draining,
-                "roles": {
-                    "executes": self._config.concurrent_tasks > 0,
-                    "can_lead": self._config.can_lead,
-                },
-                "concurrent_tasks": self._config.concurrent_tasks,
-                "running": len(self._held),
-                "runs": [run_id for run_id, _ in self._held[:MAX_RUNS_SHOWN]],
-                "counts": self._counts,
-                "tree": self._snapshot(),
-            },
-            separators=(",", ":"),
-        )
+        return Account(
+            worker_id=self._identity.worker_id,
+            host=self._identity.host,
+            pid=self._identity.pid,
+            started_ms=self._started_ms,
+            digest=self._digest,
+            draining=self._draining,
+            executes=self._config.concurrent_tasks > 0,
+            can_lead=self._config.can_lead,
+            concurrent_tasks=self._config.concurrent_tasks,
+            running=len(self._held),
+            runs=[run_id for run_id, _ in self._held[:MAX_RUNS_SHOWN]],
+            counts=self._counts,
+            tree=self._snapshot(),
+        ).to_json()

@@ -24,6 +24,8 @@ from engine.runtime import Actor
 from engine.store.election import Elected, Held, Lost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from actors.identity import Identity
     from actors.messages import CatalogInbox, CoordinatorInbox, ReconcilerInbox
     from engine.config import Config
@@ -49,10 +51,12 @@ class Leader(Actor[LeaderInbox]):
         coordinator: Mailbox[CoordinatorInbox],
         reconciler: Mailbox[ReconcilerInbox],
         catalog: Mailbox[CatalogInbox],
+        on_change: Callable[[bool], None],
         draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
         self._coordinator, self._reconciler, self._catalog = coordinator, reconciler, catalog
+        self._on_change = on_change
         self._lease_s = config.leader_lease_s
         self._term: Term | None = None
         self._renewed_at_s = 0.0
@@ -153,6 +157,7 @@ class Leader(Actor[LeaderInbox]):
         self.context.doing("resigned")
 
     def _tell_all(self, news: LeadershipTaken | LeadershipEnded) -> None:
+        self._on_change(isinstance(news, LeadershipTaken))
         for mailbox in (self._coordinator, self._reconciler, self._catalog):
             mailbox.tell(news)
 

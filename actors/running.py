@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 import trio
 
 from engine.domain.functions import function_name, is_async
-from engine.errors import NotAwaited
+from engine.errors import HostGone, NotAwaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -118,7 +118,27 @@ class Stopped:
 BodyEnd: TypeAlias = Returned | TimedOut | Stopped
 
 
-async def perform(running: Running, threads: Threads) -> BodyEnd:
+class Host(Protocol):
+    """Where asynchronous bodies run: on the engine's own loop, or on that of the application around it."""
+
+    async def run(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run a body to its end and raise what it raises. Cancelled: returns only when the body has ended.
+
+        Raises:
+            HostGone: it was not begun, or was cut short because the host ends: the run is handed back.
+        """
+
+
+@final
+class OwnLoop:
+    """Bodies run on the engine's own loop."""
+
+    async def run(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Await it here."""
+        await function()
+
+
+async def perform(running: Running, threads: Threads, host: Host) -> BodyEnd:
     """Run the body to its end. Whatever it raises ends here, SystemExit and KeyboardInterrupt included.
 
     If cancelled from outside, an asynchronous body has ended when this raises; a thread goes on.
@@ -131,7 +151,9 @@ async def perform(running: Running, threads: Threads) -> BodyEnd:
         limit = trio.CancelScope(deadline=trio.current_time() + running.timeout_s)
         try:
             with running.scope, limit:
-                await function()
+                await host.run(function)
+        except HostGone:
+            return Stopped()
         except BaseException as error:  # noqa: BLE001  # whatever a run raises ends at the run
             await trio.lowlevel.checkpoint_if_cancelled()  # from outside: no matter what its cleaning up raised
             if running.stop is not None:

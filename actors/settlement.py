@@ -10,8 +10,8 @@ import trio
 from actors.messages import RunEnd, RunsEnded
 from actors.outage import PAUSE_S, insist
 from engine.errors import RedisUnavailable
-from engine.store.runs import Completion, Done, Failure, Fenced, Gone, Hold, Waiting
-from engine.store.session import Broken
+from engine.store.runs import Completion, Failure, Fenced, Gone, Hold, Waiting
+from engine.store.session import Broken, Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -57,7 +57,9 @@ class Threads:
 
     async def _work(self, call: ThreadCall, function: Callable[[], object]) -> None:
         try:
-            await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._limiter)
+            await trio.to_thread.run_sync(
+                function, abandon_on_cancel=True, limiter=self._limiter, thread_name=call.running.run_id
+            )
         except trio.Cancelled:
             raise
         except BaseException as error:  # noqa: BLE001  # whatever a run raises ends at the run

@@ -16,30 +16,86 @@ if TYPE_CHECKING:
     from engine.domain.group import TaskGroup
     from engine.domain.run import RunContext
     from engine.domain.task import Task
-    from engine.errors import ConfigError, RedisUnavailable, RedisUnreachable, TroupeError
+    from engine.errors import (
+        ConfigError,
+        ConfigWarning,
+        DuplicateGroup,
+        DuplicateTask,
+        EmbeddedRedisError,
+        EngineStateError,
+        FunctionAlreadyRegistered,
+        FunctionNotRegistered,
+        GroupInUse,
+        InvalidSchedule,
+        NoCurrentRun,
+        RedisUnavailable,
+        RedisUnreachable,
+        RestartLimitExceeded,
+        TaskDeclarationError,
+        TaskTypeError,
+        TreeFormatError,
+        TroupeError,
+        UnknownTask,
+    )
+    from engine.runtime.tree import Node
+    from engine.store.transport import LinkStatistics
 
 __all__ = [
     "Config",
     "ConfigError",
+    "ConfigWarning",
+    "DuplicateGroup",
+    "DuplicateTask",
+    "EmbeddedRedisError",
     "Engine",
+    "EngineStateError",
+    "FunctionAlreadyRegistered",
+    "FunctionNotRegistered",
+    "GroupInUse",
+    "InvalidSchedule",
+    "LinkStatistics",
+    "NoCurrentRun",
+    "Node",
     "RedisUnavailable",
     "RedisUnreachable",
+    "RestartLimitExceeded",
     "RunContext",
     "Task",
+    "TaskDeclarationError",
     "TaskGroup",
+    "TaskTypeError",
+    "TreeFormatError",
     "TroupeError",
+    "UnknownTask",
 ]
 
 _HOMES = {
     "Config": "engine.config",
     "ConfigError": "engine.errors",
+    "ConfigWarning": "engine.errors",
+    "DuplicateGroup": "engine.errors",
+    "DuplicateTask": "engine.errors",
+    "EmbeddedRedisError": "engine.errors",
     "Engine": "engine.app",
+    "EngineStateError": "engine.errors",
+    "FunctionAlreadyRegistered": "engine.errors",
+    "FunctionNotRegistered": "engine.errors",
+    "GroupInUse": "engine.errors",
+    "InvalidSchedule": "engine.errors",
+    "LinkStatistics": "engine.store.transport",
+    "NoCurrentRun": "engine.errors",
+    "Node": "engine.runtime.tree",
     "RedisUnavailable": "engine.errors",
     "RedisUnreachable": "engine.errors",
+    "RestartLimitExceeded": "engine.errors",
     "RunContext": "engine.domain.run",
     "Task": "engine.domain.task",
+    "TaskDeclarationError": "engine.errors",
     "TaskGroup": "engine.domain.group",
+    "TaskTypeError": "engine.errors",
+    "TreeFormatError": "engine.errors",
     "TroupeError": "engine.errors",
+    "UnknownTask": "engine.errors",
 }
 
 

@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, final
 
 import trio
 
 from engine.config import Config
 from engine.connect import place_of
-from engine.errors import DuplicateGroup, EngineStateError, RedisUnreachable, RestartLimitExceeded, TroupeError
+from engine.domain.group import TaskGroup
+from engine.domain.task import check_inherited
+from engine.errors import (
+    ConfigError,
+    DuplicateGroup,
+    EmbeddedRedisError,
+    EngineStateError,
+    RedisUnavailable,
+    RedisUnreachable,
+    TaskDeclarationError,
+    TaskTypeError,
+    TroupeError,
+)
 from engine.runtime import default_environment
 from engine.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.domain.group import TaskGroup
+    from actors.running import Host
     from engine.runtime import Environment, Node
     from engine.store.transport import LinkStatistics
+    from engine.worker import Health
 
 __all__ = ["Engine"]
 
 log = logging.getLogger("fastapi.task-manager.runner")
 
-EX_UNAVAILABLE, EX_SOFTWARE = 69, 70
-"""Exit codes of sysexits.h: Redis could not be reached at start; the root supervisor gave up."""
+EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
+"""Exit codes of sysexits.h: Redis is not there; Troupe failed; somebody must change what was configured."""
+
+
+def exit_code(error: TroupeError) -> int:
+    """The code with which a process ends that could not go on."""
+    if isinstance(error, RedisUnreachable | RedisUnavailable):
+        return EX_UNAVAILABLE
+    return EX_CONFIG if isinstance(error, ConfigError | EmbeddedRedisError | TaskDeclarationError) else EX_SOFTWARE
 
 
 @final
@@ -35,7 +57,19 @@ class Engine:
     """Declares tasks, leads when nobody does, and executes runs: one worker among any number on one Redis.
 
     An engine can be started again after it has ended; each start is a worker with an identity of its own.
+
+    Args:
+        config: every setting; without one, ``Config()`` takes them from the environment.
+        groups: what ``add_task_group`` adds.
+        environment: where time, chance and ids come from, so that tests can govern them; without one, from the host.
+
+    Raises:
+        ConfigError: no ``config`` is given, and the environment has no valid one.
+        DuplicateGroup: two groups have the same name.
     """
+
+    config: Config
+    """Every setting, as given or read from the environment."""
 
     def __init__(
         self,
@@ -50,6 +84,9 @@ class Engine:
         self._worker: Worker | None = None
         self._stop = trio.Event()
         self._serving = False
+        given: object = groups
+        if isinstance(given, TaskGroup):
+            raise TaskTypeError(given.name, "groups", "is one group; give a list, as in Engine(config, [group])")
         for group in groups:
             self.add_task_group(group)
 
@@ -59,11 +96,13 @@ class Engine:
         Raises:
             DuplicateGroup: there is one of that name.
             EngineStateError: the engine runs.
+            TaskDeclarationError: a task contradicts what it inherits from the Config.
         """
         if self._serving:
             raise EngineStateError("add_task_group", "the engine runs; add groups before it starts")
         if group.name in self._groups:
             raise DuplicateGroup(group.name)
+        self._check_inherited(group)
         self._groups[group.name] = group
 
     @property
@@ -96,6 +135,26 @@ class Engine:
             raise EngineStateError("link_statistics", "there is no connection before the engine starts")
         return self._worker.link.statistics()
 
+    @property
+    def leads(self) -> bool:
+        """Does this worker lead, as far as it knows? From any thread."""
+        return self._worker is not None and self._worker.leads
+
+    @property
+    def started_at_s(self) -> float | None:
+        """When this worker started, in seconds since the epoch; None before the first start."""
+        return self._worker.started_at_s if self._worker else None
+
+    def health(self) -> Health:
+        """Whether Redis is reached and every actor runs. Only in the thread in which the engine runs.
+
+        Raises:
+            EngineStateError: the engine has not started yet.
+        """
+        if self._worker is None:
+            raise EngineStateError("health", "there is none before the engine starts")
+        return self._worker.health()
+
     def stop(self) -> None:
         """Ask for a graceful stop, and return at once. From the thread in which the engine runs."""
         self._stop.set()
@@ -106,27 +165,39 @@ class Engine:
         Returns after a graceful stop.
 
         Raises:
-            SystemExit: 69, Redis was not reached within ``startup_timeout``; 70, the root supervisor gave up;
-                128 + the signal's number after a second signal.
+            SystemExit: 69, Redis was not reached within ``startup_timeout``; 70, the engine failed: the root
+                supervisor gave up; 78, a setting, a task or the embedded Redis cannot be used until somebody
+                changes what the log says; 128 + the signal's number after a second signal.
         """
         try:
             signalled = trio.run(self._run_until_signal)
-        except RedisUnreachable as error:
-            log.critical("%s", error)
-            sys.exit(EX_UNAVAILABLE)
-        except RestartLimitExceeded as error:
-            log.critical("The engine failed: %s", error, exc_info=error)
-            sys.exit(EX_SOFTWARE)
+        except TroupeError as error:
+            code = exit_code(error)
+            if code == EX_SOFTWARE:
+                log.critical("The engine failed: %s", error, exc_info=error)
+            else:
+                log.critical("%s", error)
+            sys.exit(code)
         if signalled is not None:
             sys.exit(128 + signalled)
 
-    async def serve(self, *, task_status: trio.TaskStatus[Engine] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(
+        self,
+        *,
+        host: Host | None = None,
+        wait_for_redis: bool = False,
+        task_status: trio.TaskStatus[Engine] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Run inside a trio program until ``stop``. Started when Redis is reached and every actor has started.
+
+        ``host`` runs the ``async def`` tasks elsewhere, on the loop of an application around the engine. With
+        ``wait_for_redis`` it keeps trying to reach Redis, however long that takes.
 
         Cancelled, it ends at once: runs in progress are cancelled and, if Redis answers within moments, handed back.
 
         Raises:
             EngineStateError: it runs already.
+            TaskDeclarationError: a task contradicts what it inherits from the Config.
             RedisUnreachable: no connection within ``startup_timeout``.
             RestartLimitExceeded: the root supervisor gave up.
         """
@@ -134,7 +205,11 @@ class Engine:
             raise EngineStateError("serve", "the engine runs already")
         self._serving = True
         self._stop = trio.Event()
+        in_use = ExitStack()
         try:
+            for group in self.groups:
+                self._check_inherited(group)
+                in_use.enter_context(group.in_use())
             if not self.config.enabled:
                 log.info("Troupe is disabled (Config.enabled): nothing is scheduled or executed here")
                 task_status.started(self)
@@ -146,10 +221,17 @@ class Engine:
                     groups=self.groups,
                     place=place,
                     environment=self._environment or default_environment(),
+                    host=host,
+                    startup_timeout_s=math.inf if wait_for_redis else self.config.startup_timeout,
                 )
                 await self._worker.run(self._stop, lambda: task_status.started(self))
         finally:
+            in_use.close()
             self._serving = False
+
+    def _check_inherited(self, group: TaskGroup) -> None:
+        for task in group.tasks:
+            check_inherited(task.definition, retry_backoff_max=self.config.retry_backoff_max)
 
     async def _run_until_signal(self) -> int | None:
         """Serve; the number of the second signal if there was one."""

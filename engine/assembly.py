@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from actors.identity import Identity
+    from actors.running import Host
     from engine.config import Config
     from engine.domain.group import TaskGroup
     from engine.store.store import Store
@@ -65,6 +66,11 @@ class Parts:
     """The tree, for this worker's presence."""
 
     started_ms: int
+    on_leadership: Callable[[bool], None]
+    """Called when this worker begins or ceases to lead."""
+
+    host: Host | None = None
+    """Where asynchronous bodies run; None: on the engine's own loop."""
 
 
 @final
@@ -155,6 +161,7 @@ def assemble(parts: Parts) -> Troupe:
             threads=threads,
             catalog=catalog,
             stats=stats,
+            host=parts.host,
             draining=draining.is_set(),
         )
 
@@ -166,6 +173,7 @@ def assemble(parts: Parts) -> Troupe:
             coordinator=mail.coordinator,
             reconciler=mail.reconciler,
             catalog=catalog,
+            on_change=parts.on_leadership,
             draining=draining.is_set(),
         )
 

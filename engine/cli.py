@@ -4,87 +4,141 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import ModuleType, TracebackType
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import trio
 import typer
 
-from engine.app import EX_UNAVAILABLE, Engine
+from engine.app import EX_CONFIG, Engine, exit_code
 from engine.config import Config
 from engine.connect import open_store
-from engine.errors import ConfigError, RedisUnavailable, RedisUnreachable, TroupeError
+from engine.errors import ConfigError, TroupeError
 from engine.runtime import render
 from engine.store.store import Store
 from engine.views import TaskView, WorkerView, read_tasks, read_workers
 
 __all__ = ["app", "main"]
 
-EX_CONFIG = 78
-"""sysexits.h: something is wrong with the configuration."""
+STARTUP_TIMEOUT_S = 5.0
+"""For commands that look: whoever typed one waits for it."""
+
+OPTIONS = {"redis_url": "--redis-url", "redis_key_prefix": "--prefix", "embedded": "--embedded"}
+"""The settings that have an option here; any other comes from the environment."""
 
 V = TypeVar("V", WorkerView, TaskView)
 
 app = typer.Typer(
     name="troupe",
-    help="Run scheduled work across processes and hosts, and look at it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+
+def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes it by position
+    """Print the version, and nothing else."""
+    if wanted:
+        typer.echo(f"troupe {version('troupe-engine')}")
+        raise typer.Exit
+
+
 RedisUrl = Annotated[
     str | None, typer.Option("--redis-url", help="redis://…, rediss://… or unix://…; else TROUPE_REDIS_URL.")
 ]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="redis_key_prefix of the application.")]
+Prefix = Annotated[
+    str | None, typer.Option("--prefix", help="redis_key_prefix of the application; else TROUPE_REDIS_KEY_PREFIX.")
+]
 Embedded = Annotated[bool, typer.Option("--embedded", help="Look into this user's embedded Redis.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")]
+Version = Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")]
+LogLevel = Annotated[
+    str,
+    typer.Option(
+        help="The least level that is logged to standard error: DEBUG, INFO, WARNING, ERROR or CRITICAL. "
+        "Without effect on an application that configures logging itself."
+    ),
+]
+
+
+@app.callback()
+def troupe(*, version: Version = False) -> None:
+    """Run scheduled work across processes and hosts, and look at it.
+
+    Exit codes:
+    0    done, or stopped gracefully
+    2    bad arguments
+    69   Redis was not reached
+    70   the engine failed
+    78   a person must act: on a setting, the module, the embedded Redis
+    128  and the signal's number, after a second signal
+    """
 
 
 @app.command("run")
 def run(
     target: Annotated[str, typer.Argument(metavar="MODULE:ENGINE", help="Where the engine is, such as app:engine.")],
-    log_level: Annotated[str, typer.Option(help="Of the log on standard error.")] = "INFO",
+    log_level: LogLevel = "INFO",
 ) -> None:
     """Run the engine until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
 
-    Exit codes: 0 after a graceful stop, 69 when Redis was not reached, 70 when the engine failed, 78 for a wrong
-    configuration, 128 + the signal's number after a second signal.
+    Exit codes:
+    0    stopped gracefully
+    2    bad arguments
+    69   Redis was not reached within startup_timeout
+    70   the engine failed
+    78   a person must act: on a setting, the module, the embedded Redis
+    128  and the signal's number, after a second signal
     """
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
-        raise typer.BadParameter(f"{log_level!r} is no level: give DEBUG, INFO, WARNING or ERROR")
+        raise typer.BadParameter(
+            f"{log_level!r} is no level; give DEBUG, INFO, WARNING, ERROR or CRITICAL", param_hint="--log-level"
+        )
     if not logging.getLogger().handlers:  # an application that configures logging when imported has the last word
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
         logging.getLogger().setLevel(level)
-    try:
-        engine = find_engine(target)
-        engine.run()
-    except TroupeError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EX_CONFIG) from None
+    find_engine(target).run()
 
 
 @app.command("tree")
 def tree(
     redis_url: RedisUrl = None, prefix: Prefix = None, *, embedded: Embedded = False, as_json: AsJson = False
 ) -> None:
-    """Print the supervision tree of every worker. Exit 69 if Redis cannot be reached, 78 for wrong options."""
-    show(read_workers, _config(redis_url, prefix, embedded=embedded), worker_lines, as_json=as_json)
+    """Print the supervision tree of every worker.
+
+    Exit codes:
+    0    done
+    2    bad arguments
+    69   Redis was not reached within five seconds
+    78   a person must act: on a setting or the embedded Redis
+    """
+    show(read_workers, worker_lines, given(redis_url, prefix, embedded=embedded), as_json=as_json)
 
 
 @app.command("tasks")
 def tasks(
     redis_url: RedisUrl = None, prefix: Prefix = None, *, embedded: Embedded = False, as_json: AsJson = False
 ) -> None:
-    """Print every task: its schedule, its next run, how it ended last. Exit 69 or 78 as for tree."""
-    show(read_tasks, _config(redis_url, prefix, embedded=embedded), task_lines, as_json=as_json)
+    """Print every task: its schedule, its next run, how it ended last.
+
+    Exit codes:
+    0    done
+    2    bad arguments
+    69   Redis was not reached within five seconds
+    78   a person must act: on a setting or the embedded Redis
+    """
+    show(read_tasks, task_lines, given(redis_url, prefix, embedded=embedded), as_json=as_json)
 
 
 def find_engine(target: str) -> Engine:
@@ -95,12 +149,7 @@ def find_engine(target: str) -> Engine:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module was found, and something that it imports was not
-        raise typer.BadParameter(f"there is no module {module_name!r} in {folder} or on the path") from None
+    module = load(module_name)
     if not hasattr(module, name):
         raise typer.BadParameter(f"module {module_name!r} has no {name!r}")
     found = getattr(module, name)
@@ -109,31 +158,79 @@ def find_engine(target: str) -> Engine:
     return found
 
 
-def show(read: Callable[[Store], Any], config: Config, lines: Callable[[list[V]], list[str]], *, as_json: bool) -> None:
-    """Read something from Redis and print it."""
+def load(module_name: str) -> ModuleType:
+    """Import the application. What it raises is shown as ``python -m`` would, without the frames of this command."""
     try:
-        found: list[V] = trio.run(partial(_read, read, config))
-    except (RedisUnreachable, RedisUnavailable) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EX_UNAVAILABLE) from None
+        return import_module(module_name)
     except TroupeError as error:
-        typer.echo(f"error: {error}", err=True)
+        fail(str(error), EX_CONFIG)
+    except Exception as error:  # noqa: BLE001  # whatever a module raises, its author wants to see it and nothing else
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise typer.BadParameter(f"there is no module {module_name!r} in {Path.cwd()} or on the path") from None
+        traceback.print_exception(error.with_traceback(behind_the_import(error.__traceback__)))
         raise typer.Exit(EX_CONFIG) from None
+
+
+def behind_the_import(frames: TracebackType | None) -> TracebackType | None:
+    """The frames of the module itself, none if it was not even compiled."""
+    while frames is not None and (
+        (name := frames.tb_frame.f_globals.get("__name__", "")) == __name__ or name.partition(".")[0] == "importlib"
+    ):
+        frames = frames.tb_next
+    return frames
+
+
+def given(redis_url: str | None, prefix: str | None, *, embedded: bool) -> dict[str, Any]:
+    """The settings for which there was an option."""
+    if embedded and redis_url is not None:
+        raise typer.BadParameter(
+            "the two name different places; give one of them", param_hint="--embedded, --redis-url"
+        )
+    options = {"redis_url": redis_url, "redis_key_prefix": prefix, "embedded": embedded or None}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def show(
+    read: Callable[[Store], Awaitable[list[V]]],
+    lines: Callable[[list[V]], list[str]],
+    settings: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Read something from Redis and print it."""
+    # The one line that says why nothing can be shown says all; and whoever looks runs nothing that could go wrong.
+    logging.getLogger("fastapi.task-manager").addHandler(logging.NullHandler())
+    try:
+        config = Config(**{"startup_timeout": STARTUP_TIMEOUT_S} | dict(settings))
+        found = trio.run(partial(_read, read, config))
+    except ConfigError as error:
+        fail(about_settings(error, settings), EX_CONFIG)
+    except TroupeError as error:
+        fail(str(error), exit_code(error))
     typer.echo(json.dumps([one.to_dict() for one in found]) if as_json else "\n".join(lines(found)))
 
 
-async def _read(read: Callable[[Store], Any], config: Config) -> Any:
+async def _read(read: Callable[[Store], Awaitable[list[V]]], config: Config) -> list[V]:
     async with open_store(config) as store:
-        return await read(store)
+        try:
+            return await read(store)
+        except TroupeError as error:  # out of here it would be in a group
+            failure = error
+    raise failure
 
 
-def _config(redis_url: str | None, prefix: str | None, *, embedded: bool) -> Config:
-    given = {"redis_url": redis_url, "redis_key_prefix": prefix, "embedded": embedded or None}
-    try:
-        return Config(**{"startup_timeout": 5.0} | {name: value for name, value in given.items() if value is not None})
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EX_CONFIG) from None
+def about_settings(error: ConfigError, settings: Mapping[str, Any]) -> str:
+    """What is wrong, by the names that a setting has on the command line and in the environment."""
+    if error.field == "redis_host" and "TROUPE_REDIS_HOST" not in os.environ:
+        return "no Redis is named; give --redis-url or --embedded, or set TROUPE_REDIS_URL"
+    name = OPTIONS[error.field] if error.field in settings else f"TROUPE_{error.field.upper()}"
+    return f"{name}: {error.reason.removesuffix(f' ({name} in the environment)')}"
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End with one line."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
 
 
 def worker_lines(workers: list[WorkerView]) -> list[str]:
@@ -143,8 +240,10 @@ def worker_lines(workers: list[WorkerView]) -> list[str]:
     lines = []
     for worker in workers:
         marks = [word for word, holds in (("LEADER", worker.leader), ("draining", worker.draining)) if holds]
-        facts = ", ".join([*marks, f"{worker.running} running", f"seen {worker.seen_s_ago:.1f} s ago"])
-        lines += [f"{worker.worker_id} ({facts})", render(worker.tree), ""]
+        running = [] if worker.running is None else [f"{worker.running} running"]
+        facts = ", ".join([*marks, *running, f"seen {worker.seen_s_ago:.1f} s ago"])
+        body = f"no tree: {worker.note}" if worker.tree is None else render(worker.tree)
+        lines += [f"{worker.worker_id} ({facts})", body, ""]
     return lines[:-1]
 
 

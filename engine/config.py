@@ -7,10 +7,8 @@ import os
 import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, NoReturn, final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -18,14 +16,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from engine.address import Address, read_url, without_credentials
+from engine.config_errors import refusal, with_variables
 from engine.errors import ConfigError, ConfigWarning
 
 ENV_PREFIX: Final = "TROUPE_"
-_SCHEMES: Final = ("redis", "rediss", "unix")
 _ADDRESS: Final = frozenset({"redis_host", "redis_url", "embedded"})
 _SAID_BY_URL: Final = frozenset({"redis_port", "redis_db", "redis_tls"})
-_SECRET: Final = frozenset({"redis_password", "redis_url", "redis_host"})
-"""Fields whose value may hold a password, so that errors do not show it."""
 _NO_ADDRESS: Final = (
     "no Redis is named. Give redis_host or redis_url (or set TROUPE_REDIS_HOST or TROUPE_REDIS_URL), or ask "
     "for a Redis of its own, for development, with embedded=True (or TROUPE_EMBEDDED=1)"
@@ -57,59 +54,62 @@ class Config(BaseSettings):
     )
 
     redis_key_prefix: str = "troupe"
-    """What the names of all keys begin with. One for each application that shares a Redis."""
+    """What the names of all keys begin with. One for each application that shares a Redis; no braces or white space."""
     concurrent_tasks: int = Field(default=2, ge=0, le=10_000)
-    """How many runs this process executes at once; 0 never executes."""
+    """How many runs this process executes at once. ``0`` never executes."""
     statistics_redis_expiration: int = Field(default=432_000, ge=1, le=3_660 * _DAY, json_schema_extra={"unit": "s"})
-    """How far back the statistics reach."""
+    """How far back the statistics of a task reach, which ``engine.views.read_statistics`` shows."""
     statistics_history_runs: int = Field(default=500, ge=1, le=100_000)
-    """How many runs of a task the statistics show."""
+    """How many attempts of a task its statistics show at most."""
     allow_parallel: bool = True
     """Whether a task may run while an earlier run of it has not ended. Groups and tasks can say otherwise."""
     enabled: bool = True
-    """False starts nothing: the process serves the management API and neither leads nor executes."""
+    """``False`` starts nothing in this process: it neither schedules nor executes, and needs no Redis."""
     can_lead: bool = True
-    """False keeps this process from ever scheduling."""
+    """``False`` keeps this process from scheduling."""
 
     redis_host: str | None = None
-    """Host name or address of Redis, or a URL as in redis_url."""
+    """Host name or address of Redis, or a URL as in ``redis_url``."""
     redis_port: int = Field(default=6379, ge=1, le=65_535)
-    """TCP port of Redis."""
+    """TCP port of ``redis_host``."""
     redis_url: str | None = None
-    """redis://, rediss:// (TLS) or unix://. User and password in it move to fields of their own."""
+    """``redis://``, ``rediss://`` (TLS) or ``unix://``, in place of host, port and database. User and password in it
+    move to fields of their own. Its query may say ``db``, and for TLS ``ssl_ca_certs``, ``ssl_certfile`` and
+    ``ssl_keyfile``."""
     redis_username: str | None = None
-    """User of Redis 6 and later; None is the default user."""
+    """User, from Redis 6 on; ``None`` is the default user. Given with a password."""
     redis_password: SecretStr | None = None
-    """Password of Redis."""
+    """Password of Redis. No text made from a Config shows it."""
     redis_db: int = Field(default=0, ge=0, le=65_535)
     """Database number."""
     redis_tls: bool = False
-    """Whether to speak TLS to redis_host. A URL says it by its scheme."""
+    """Whether to speak TLS to ``redis_host``. A URL says it by ``rediss://``."""
     redis_ca_file: str | None = None
-    """PEM file of the authorities that may sign the certificate of Redis; None trusts those of the system."""
+    """PEM file of the authorities that may sign the certificate of Redis; ``None`` trusts those of the system."""
     embedded: bool = False
-    """Start a Redis of its own, for development: no address is given then."""
+    """Starts a Redis of its own, for development. No address is given then."""
     startup_timeout: _Seconds = 30.0
     """How long the first connection to Redis may take before the engine gives up."""
 
     poll_interval: float = Field(default=0.1, gt=0, le=3_600, json_schema_extra={"unit": "s"})
     """Accepted without effect: the leader sleeps until the next slot and polls nothing."""
     worker_service_name: str = Field(default="fastapi-task-manager", min_length=1, max_length=200)
-    """What this process is called in health, logs and lists of workers."""
+    """What this process is called in logs and lists of workers."""
     stream_block_ms: int = Field(default=1_000, ge=10, le=60_000, json_schema_extra={"unit": "ms"})
     """How long one blocking read of the streams waits."""
     queue_cap: int = Field(default=1_000, ge=1, le=1_000_000)
-    """How many published runs may wait, on each stream, before slots are skipped."""
+    """How many published runs that have not ended a stream may hold before slots are skipped (queue full). Runs in
+    progress count."""
     ledger_length: int = Field(default=1_000, ge=1, le=1_000_000)
-    """How many verdicts are kept for each task."""
+    """About how many verdicts are kept for each task; Redis trims in whole nodes."""
     retire_after: float = Field(default=600.0, ge=1, le=366 * _DAY, json_schema_extra={"unit": "s"})
     """How long a task that no live process declares stays scheduled."""
 
     leader_heartbeat_interval: _Interval = 3.0
     """Between two renewals of the leader's lease, which lasts three of them."""
     leader_retry_interval: _Interval = 5.0
-    """Between two attempts of a follower to lead."""
-    reconciliation_interval: _Interval = 30
+    """Between two attempts of a follower to lead, unless the lease it saw ends or the leader resigns before."""
+    reconciliation_interval: _Interval = 30.0
     """Between two searches for entries that a lost worker left behind."""
     running_heartbeat_interval: _Interval = 3.0
     """Between two renewals of a run's lease, which lasts three of them."""
@@ -117,13 +117,15 @@ class Config(BaseSettings):
     """How many times a run whose workers were lost is started before it is set aside."""
 
     retry_backoff: _Seconds = 1.0
-    """Before the first retry. Tasks can say otherwise."""
+    """Before the first retry, and at most ``retry_backoff_max``. Tasks can say otherwise."""
     retry_backoff_max: _Seconds = 60.0
-    """The longest delay before a retry, the first one included. Tasks can say otherwise."""
+    """The longest delay before a retry, the first one included. Tasks can say otherwise, and where one gives only a
+    ``retry_backoff`` it may not be above this."""
     retry_backoff_multiplier: float = Field(default=2.0, ge=1, le=1_000)
     """What the delay is multiplied by after each failure."""
     max_retries: int | None = Field(default=None, ge=0, le=1_000_000)
-    """None: 10 where a task's slots are over an hour apart, else until its next slot. 0 never retries."""
+    """``None`` is 10 where a task's slots are over an hour apart, else until its next slot; ``0`` never retries. Groups
+    and tasks can say otherwise."""
     shutdown_grace: float = Field(default=25.0, ge=0, le=_DAY, json_schema_extra={"unit": "s"})
     """How long runs in progress may go on after the engine was asked to stop."""
 
@@ -131,10 +133,12 @@ class Config(BaseSettings):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            refusal = _refusal(error.errors(include_url=False)[0])
+            fields = type(self).model_fields
+            refused = refusal(error.errors(include_url=False)[0], fields)
+            refused = with_variables(refused, fields, settings, _variables(os.environ))
         else:
             return
-        raise refusal  # outside of the handler: pydantic's own text shows values, passwords among them
+        raise refused  # outside of the handler: pydantic's own text shows values, passwords among them
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise ConfigError(name, "a Config does not change; make another one")
@@ -172,10 +176,19 @@ class Config(BaseSettings):
         host, url = settings.get("redis_host"), settings.get("redis_url")
         if host is not None and url is not None:
             raise ConfigError("redis_url", "redis_host is given as well; give one of the two")
+        given_as = "redis_url"
         if isinstance(host, str) and "://" in host:
-            settings["redis_host"], settings["redis_url"], url = None, host, host
+            given_as, settings["redis_host"], url = "redis_host", None, host
         if url is not None:
-            _settle_url(settings, url)
+            parts = read_url(url, field_name=given_as)
+            for name in sorted(_SAID_BY_URL & settings.keys()):
+                raise ConfigError(name, f"{given_as} is a URL, which says it; leave one of the two out")
+            for part in ("username", "password", "ca_file"):
+                name = f"redis_{part}"
+                if part in parts and settings.get(name) not in (None, parts[part]):
+                    raise ConfigError(name, f"the URL in {given_as} gives another one; leave one of the two out")
+                settings[name] = parts.get(part, settings.get(name))
+            settings["redis_url"] = without_credentials(url)
         return settings
 
     @model_validator(mode="after")
@@ -188,8 +201,13 @@ class Config(BaseSettings):
         speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss:")
         if self.redis_ca_file is not None and not speaks_tls:
             raise ConfigError("redis_ca_file", "no TLS is asked for; set redis_tls=True or give a rediss:// URL")
+        if address:
+            found = address_of(self)
+            if found.ca_file or found.cert_file:
+                found.ssl_context()
         if self.retry_backoff > self.retry_backoff_max:
-            reason = f"{self.retry_backoff:g} s is above retry_backoff_max, {self.retry_backoff_max:g} s"
+            backoff, longest = f"{self.retry_backoff:,.10g} s", f"{self.retry_backoff_max:,.10g} s"
+            reason = f"{backoff} is above retry_backoff_max, {longest}"
             raise ConfigError("retry_backoff", f"{reason}; lower it or raise that")
         return self
 
@@ -213,6 +231,25 @@ class Config(BaseSettings):
         if host is not None and ("@" in host or "/" in host or any(c.isspace() for c in host)):
             raise ConfigError("redis_host", "give a host name or an address alone, or a whole URL (redis://…)")
         return host
+
+
+def address_of(config: Config) -> Address:
+    """Where a Config that is not ``embedded`` says that Redis is, and how to get in."""
+    if config.redis_url:
+        parts = read_url(config.redis_url)
+    else:
+        parts = {"host": config.redis_host or "", "port": config.redis_port}
+        parts |= {"db": config.redis_db, "tls": config.redis_tls}
+    parts["username"] = config.redis_username
+    parts["password"] = config.redis_password.get_secret_value() if config.redis_password else None
+    parts["ca_file"] = config.redis_ca_file
+    return Address(**parts)
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that set something, by the setting's name. Their case does not matter, and empty is unset."""
+    names = {f"{ENV_PREFIX}{name.upper()}": name for name in Config.model_fields}
+    return {names[found.upper()]: found for found, value in environment.items() if value and found.upper() in names}
 
 
 @final
@@ -241,88 +278,3 @@ def _refuse_misspelt(environment: Mapping[str, str]) -> None:
             continue
         if close := difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.9):
             raise ConfigError(known[close[0]], f"the environment has {variable}; did you mean {close[0]}?")
-
-
-def _settle_url(settings: dict[str, Any], url: object) -> None:
-    """Check a URL, and move its user and password to the fields of their own."""
-    if not isinstance(url, str):
-        raise ConfigError("redis_url", f"is of type {type(url).__name__}; give text such as redis://localhost:6379/0")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigError("redis_url", "is no URL; give redis://HOST:PORT/DB") from None
-    if parts.scheme not in _SCHEMES:
-        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise ConfigError("redis_url", f"begins with {parts.scheme + '://'!r}; give one of {schemes}")
-    missing = "a path" if parts.scheme == "unix" and not parts.path else None
-    missing = "a host" if parts.scheme != "unix" and not parts.hostname else missing
-    if missing or port == 0:
-        raise ConfigError("redis_url", f"lacks {missing or 'a port over 0'}; give redis://HOST:PORT/DB or unix:///PATH")
-    for name in sorted(_SAID_BY_URL & settings.keys()):
-        raise ConfigError(name, "a URL is given as well, which says it; leave one of the two out")
-    query = parse_qsl(parts.query)
-    for name, value in _credentials(parts, dict(query)).items():
-        if settings.get(name) not in (None, value):
-            raise ConfigError(name, "the URL gives another one; leave one of the two out")
-        settings[name] = value
-    kept = urlencode([(name, value) for name, value in query if name not in {"username", "password"}])
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=kept)
-    settings["redis_url"] = f"unix://{bare.path}{'?' * bool(kept)}{kept}" if parts.scheme == "unix" else bare.geturl()
-
-
-def _credentials(parts: SplitResult, query: Mapping[str, str]) -> dict[str, str]:
-    """The user and the password of a URL, decoded; its own part goes before its query."""
-    found = {f"redis_{name}": query[name] for name in ("username", "password") if query.get(name)}
-    if parts.username:
-        found["redis_username"] = unquote(parts.username)
-    if parts.password:
-        found["redis_password"] = unquote(parts.password)
-    return found
-
-
-_TYPES: Final = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "True or False",
-    "string": "text",
-    "finite": "a finite number",
-}
-_BOUNDS: Final = {
-    "ge": "at least {}",
-    "gt": "more than {}",
-    "le": "at most {}",
-    "min_length": "at least {} character",
-    "max_length": "at most {} characters",
-}
-
-
-def _refusal(problem: ErrorDetails) -> ConfigError:
-    """One of pydantic's problems as our error, with the value, the bound and its unit."""
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):
-        return cause
-    name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, Config.model_fields, n=1)
-        return ConfigError(
-            name,
-            f"there is no such setting; did you mean {close[0]}?" if close else "there is no such setting",
-        )
-    unit, given = _unit(name), problem["input"]
-    shown = f"{given!r}{unit if isinstance(given, int | float) else ''}"
-    if name in _SECRET:
-        shown = "this value is refused"
-    for key, words in _BOUNDS.items():
-        if key in problem.get("ctx", {}):
-            bound = f"{problem['ctx'][key]:,g}"
-            return ConfigError(name, f"{shown}; give {words.format(bound)}{unit}")
-    wanted = _TYPES.get(problem["type"].split("_")[0])
-    return ConfigError(name, f"{shown}; give {wanted}{unit and f', in{unit}'}" if wanted else problem["msg"])
-
-
-def _unit(name: str) -> str:
-    field = Config.model_fields.get(name)
-    extra = field.json_schema_extra if field is not None else None
-    unit = extra.get("unit") if isinstance(extra, dict) else None
-    return f" {unit}" if unit else ""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
 
+from engine.address import Address
+from engine.config import address_of
 from engine.errors import RedisUnreachable
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
 from engine.store.store import Store
-from engine.store.topology import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from engine.config import Config
 
-__all__ = ["Place", "address_of", "link_to", "open_store", "place_of"]
+__all__ = ["Place", "link_to", "open_store", "place_of"]
 
 
 @final
@@ -29,6 +30,11 @@ class Place:
 
     address: Address
     services: tuple[Callable[..., Awaitable[None]], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """For people: without a password, and with a word about what is not meant for production."""
+        return f"{self.address.label} (embedded, for development)" if self.services else self.address.label
 
 
 @asynccontextmanager
@@ -47,17 +53,6 @@ async def place_of(config: Config) -> AsyncIterator[Place]:
         yield Place(address_of(config))
 
 
-def address_of(config: Config) -> Address:
-    """Where the Config says that Redis is, and how to get in."""
-    address = Address.parse(config.redis_url) if config.redis_url else _address_of_parts(config)
-    return replace(
-        address,
-        username=config.redis_username,
-        password=config.redis_password.get_secret_value() if config.redis_password else None,
-        ca_file=config.redis_ca_file or address.ca_file,
-    )
-
-
 def link_to(address: Address, config: Config, *, name: str) -> Link:
     """The connections of one process. A lost one is tried again at least four times in the shortest lease."""
     lease_s = min(config.leader_lease_s, config.run_lease_s)
@@ -69,19 +64,18 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
     """A store for somebody who looks from outside, and declares and executes nothing.
 
     Raises:
+        ConfigError: a file that the address names cannot be read.
+        EmbeddedRedisError: as ``place_of``.
         RedisUnreachable: no connection within ``startup_timeout``.
     """
-    async with place_of(config) as place, trio.open_nursery() as nursery:
+    async with place_of(config) as place:
         link = link_to(place.address, config, name="troupe-look")
-        await nursery.start(link.run)
-        with trio.move_on_after(config.startup_timeout) as limit:
-            await link.wait_up()
-        if not limit.cancelled_caught:
-            yield Store.over(link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
-        nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(link.run)
+            with trio.move_on_after(config.startup_timeout) as limit:
+                await link.wait_up()
+            if not limit.cancelled_caught:
+                yield Store.over(link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
+            nursery.cancel_scope.cancel()
     if limit.cancelled_caught:
         raise RedisUnreachable(place.address.label, config.startup_timeout, link.statistics().last_error)
-
-
-def _address_of_parts(config: Config) -> Address:
-    return Address(host=config.redis_host or "", port=config.redis_port, db=config.redis_db, tls=config.redis_tls)

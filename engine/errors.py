@@ -222,7 +222,8 @@ class InvalidSchedule(TroupeError, ValueError):
         super().__init__(expression, field, reason, instead)
 
     def __str__(self) -> str:
-        return f"cron {self.expression!r}, {self.field}: {self.reason}; {self.instead}"
+        where = "" if self.field == "expression" else f", {self.field}"
+        return f"cron {self.expression!r}{where}: {self.reason}; {self.instead}"
 
 
 class InvalidName(TroupeError, ValueError):
@@ -239,8 +240,8 @@ class InvalidName(TroupeError, ValueError):
 class TaskDeclarationError(TroupeError, RuntimeError):
     """A task cannot be declared as written. Raised where it is declared, never when it is due.
 
-    ``task`` is ``group/name``, ``field`` the parameter, ``reason`` says what to give instead. A parameter of the
-    wrong type or shape raises the subclass ``TaskTypeError``.
+    ``task`` is ``group/name``, or the group alone where its own parameter is refused; ``field`` is the parameter,
+    ``reason`` says what to give instead. A parameter of the wrong type or shape raises ``TaskTypeError``.
     """
 
     def __init__(self, task: str, field: str, reason: str) -> None:
@@ -248,7 +249,8 @@ class TaskDeclarationError(TroupeError, RuntimeError):
         super().__init__(task, field, reason)
 
     def __str__(self) -> str:
-        return f"task {self.task!r}, {self.field}: {self.reason}"
+        kind = "task" if "/" in self.task else "group"
+        return f"{kind} {self.task!r}, {self.field}: {self.reason}"
 
 
 class TaskTypeError(TaskDeclarationError, TypeError):
@@ -261,6 +263,10 @@ class DuplicateTask(TaskDeclarationError):
 
 class UnknownTask(TaskDeclarationError):
     """The group has no task of that name, or none that may be removed."""
+
+
+class GroupInUse(TaskDeclarationError):
+    """An engine that has the group runs, and has read its declarations. Declare before it starts."""
 
 
 class FunctionNotRegistered(TaskDeclarationError):
@@ -282,17 +288,6 @@ class MalformedDefinition(TroupeError, ValueError):
         return f"not a task definition: {self.reason}"
 
 
-class IllegalTransition(TroupeError):
-    """A run was to go from one state to another that does not follow it. Whoever asked holds an old view of it."""
-
-    def __init__(self, state: str, to: str) -> None:
-        self.state, self.to = state, to
-        super().__init__(state, to)
-
-    def __str__(self) -> str:
-        return f"a run cannot go from {self.state} to {self.to}"
-
-
 class NoCurrentRun(TroupeError, LookupError):
     """``RunContext.current()`` was called by code that the engine did not start, or in a context of its own."""
 
@@ -309,6 +304,17 @@ class NotAwaited(TroupeError, TypeError):
 
     def __str__(self) -> str:
         return f"{self.function} returned an awaitable; declare it with async def, and await it there"
+
+
+class HostGone(TroupeError):
+    """The application's loop did not begin a body, or ends and cut it short. The engine hands the run back."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"the run goes back: {self.reason}"
 
 
 class ConfigWarning(UserWarning):

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from actors.catalog import read_catalogue
+from engine.errors import RedisUnavailable, TreeFormatError
 from engine.runtime import Node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.config import Config
     from engine.domain.task import Definition
     from engine.store.catalogue import Pause
     from engine.store.ledger import LedgerEntry
@@ -29,14 +31,19 @@ BATCH = 500
 @final
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker, as it last said."""
+    """One worker, as it last said. A worker of another version may say less than this one understands."""
 
     worker_id: str
     leader: bool
     draining: bool
     seen_s_ago: float
-    running: int
-    tree: Node
+    running: int | None
+    """None when it does not say."""
+
+    tree: Node | None
+    """None when it cannot be read; ``note`` then says why."""
+
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -46,7 +53,8 @@ class WorkerView:
             "draining": self.draining,
             "seen_s_ago": round(self.seen_s_ago, 3),
             "running": self.running,
-            "tree": self.tree.to_dict(),
+            "tree": self.tree.to_dict() if self.tree is not None else None,
+            "note": self.note,
         }
 
 
@@ -107,15 +115,21 @@ async def read_workers(store: Store) -> list[WorkerView]:
     leader = await store.election.leader()
     views = []
     for presence in await store.leases.workers():
-        said = presence.parsed()
+        said = presence.account()
+        tree = note = None
+        try:
+            tree = Node.from_dict(said.tree)
+        except TreeFormatError as error:
+            note = f"another version of Troupe may have written this: {error}"
         views.append(
             WorkerView(
-                worker_id=presence.name,
+                worker_id=said.worker_id or presence.worker,
                 leader=presence.worker == leader,
                 draining=presence.draining,
                 seen_s_ago=max(0, now_ms - presence.seen_ms) / 1000,
-                running=said["running"],
-                tree=Node.from_dict(said["tree"]),
+                running=said.running,
+                tree=tree,
+                note=note,
             )
         )
     return views
@@ -128,10 +142,16 @@ async def read_tasks(store: Store) -> list[TaskView]:
     due = await store.timetable.tasks()
     tasks = sorted(read_catalogue(contents).tasks.values(), key=lambda task: (task.group, task.name))
     views: dict[str, TaskView] = {}
+    failure: RedisUnavailable | None = None
 
     async def read(task: Definition) -> None:
-        live = await store.runs.live(task.id)
-        newest = await store.ledger.newest(task.id, count=1)
+        nonlocal failure
+        try:
+            live = await store.runs.live(task.id)
+            newest = await store.ledger.newest(task.id, count=1)
+        except RedisUnavailable as error:  # out of here it would be in a group
+            failure = error
+            return
         pause = contents.paused.get(task.id)
         views[task.id] = _view(task, due.get(task.id), live, newest, is_paused=_in_force(pause, now_ms))
 
@@ -139,10 +159,12 @@ async def read_tasks(store: Store) -> list[TaskView]:
         async with trio.open_nursery() as nursery:
             for task in tasks[start : start + BATCH]:
                 nursery.start_soon(read, task)
+        if failure is not None:
+            raise failure
     return [views[task.id] for task in tasks]
 
 
-async def read_statistics(store: Store, task_id: str, *, history_runs: int, expiration_s: float) -> list[AttemptView]:
+async def read_statistics(store: Store, task_id: str, config: Config) -> list[AttemptView]:
     """The attempts of a task that started, the newest first: a view of its ledger. Raises RedisUnavailable.
 
     Slots that did not run are no part of it, nor are attempts of runs that still have no verdict.
@@ -150,11 +172,11 @@ async def read_statistics(store: Store, task_id: str, *, history_runs: int, expi
     Args:
         store: where to look.
         task_id: as in ``Task.id``.
-        history_runs: the most attempts that are shown.
-        expiration_s: how far back they reach, in seconds; a lost attempt counts from when it was found lost.
+        config: its ``statistics_history_runs`` is the most attempts that are shown, its
+            ``statistics_redis_expiration`` how far back they reach; a lost attempt counts from when it was found lost.
     """
-    oldest_ms = await store.leases.redis_ms() - round(expiration_s * 1000)
-    count = history_runs
+    oldest_ms = await store.leases.redis_ms() - config.statistics_redis_expiration * 1000
+    history_runs = count = config.statistics_history_runs
     while True:
         entries = await store.ledger.newest(task_id, count=count)
         found = [told for entry in entries for told in _attempts(entry) if told[0] >= oldest_ms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -11,18 +12,19 @@ from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.connect import link_to
 from engine.errors import RedisUnreachable, RestartLimitExceeded
-from engine.runtime import Supervision
+from engine.runtime import State, Supervision
 from engine.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from actors.running import Host
     from engine.config import Config
     from engine.connect import Place
     from engine.domain.group import TaskGroup
     from engine.runtime import Environment
 
-__all__ = ["Worker"]
+__all__ = ["Health", "Worker"]
 
 log = logging.getLogger("fastapi.task-manager.runner")
 
@@ -31,11 +33,40 @@ LAST_WORDS_S = 3.0
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a worker is."""
+
+    redis_connected: bool
+    leads: bool
+    store: str
+    """Where Redis is, without a password."""
+
+    down: tuple[str, ...]
+    """Paths of the actors and supervisors that are not running."""
+
+
+@final
 class Worker:
     """Made at each start of an engine, never before: a fork would share its identity, and both would lead."""
 
-    def __init__(self, *, config: Config, groups: Sequence[TaskGroup], place: Place, environment: Environment) -> None:
-        self._config, self._place = config, place
+    def __init__(
+        self,
+        *,
+        config: Config,
+        groups: Sequence[TaskGroup],
+        place: Place,
+        environment: Environment,
+        host: Host | None = None,
+        startup_timeout_s: float,
+    ) -> None:
+        self._config, self._place, self._startup_timeout_s = config, place, startup_timeout_s
+        self.started_at_s = environment.clock.wall()
+        """Seconds since the epoch, by this host's clock."""
+
+        self.leads = False
+        """Whether this worker leads, as far as it knows."""
+
         self.identity = Identity.make(config.worker_service_name, environment.new_id())
         self.link = link_to(place.address, config, name=f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}")
         self._troupe = assemble(
@@ -45,9 +76,11 @@ class Worker:
                 identity=self.identity,
                 groups=groups,
                 services=(*place.services, self.link.run),
-                redis_label=place.address.label,
+                redis_label=place.label,
                 snapshot=lambda: self.supervision.snapshot().to_dict(),
-                started_ms=round(environment.clock.wall() * 1000),
+                started_ms=round(self.started_at_s * 1000),
+                on_leadership=self._note_leadership,
+                host=host,
             )
         )
         self.supervision = Supervision(self._troupe.spec, environment)
@@ -58,7 +91,7 @@ class Worker:
         Cancelled, it still takes leave of Redis, for ``LAST_WORDS_S`` at most: it resigns and hands its runs back.
 
         Raises:
-            RedisUnreachable: no connection within ``startup_timeout``.
+            RedisUnreachable: no connection within ``startup_timeout_s``.
             RestartLimitExceeded: the root supervisor gave up.
         """
         log.info("Worker %s starts", self.identity.worker_id)
@@ -98,12 +131,21 @@ class Worker:
             raise failure
         if not reached and not stop.is_set():
             raise RedisUnreachable(
-                self._place.address.label, self._config.startup_timeout, self.link.statistics().last_error
+                self._place.address.label, self._startup_timeout_s, self.link.statistics().last_error
             )
+
+    def health(self) -> Health:
+        """How this worker is. Only in the thread in which it runs."""
+        nodes = self.supervision.snapshot().walk()
+        down = tuple(node.path for node in nodes if node.state is not State.RUNNING)
+        return Health(redis_connected=self.link.is_up(), leads=self.leads, store=self._place.label, down=down)
+
+    def _note_leadership(self, leads: bool) -> None:  # noqa: FBT001  # a callback of one word
+        self.leads = leads
 
     async def _reached(self, stop: trio.Event) -> bool:
         """Wait until Redis is reached (True), or ``stop`` is set, or the time is over."""
-        with trio.move_on_after(self._config.startup_timeout):
+        with trio.move_on_after(self._startup_timeout_s):
             async with trio.open_nursery() as nursery:
 
                 async def give_up() -> None:

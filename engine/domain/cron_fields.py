@@ -113,6 +113,8 @@ def parse(expression: str) -> CronFields:
         nth = _expand(readable, nth_weekdays)[1]
     except CroniterError as error:
         culprit = _culprit(readable | {"day-of-week": ",".join(weekdays)})
+        if (beyond := _beyond(culprit, texts.get(culprit, ""))) is not None:
+            raise InvalidSchedule(expression, culprit, *beyond) from error
         raise InvalidSchedule(expression, culprit, "is not valid cron", _SYNTAX) from error
 
     fields = CronFields(
@@ -253,6 +255,17 @@ def _culprit(texts: dict[str, str]) -> str:
         if not croniter.is_valid(" ".join(places)):
             return field
     return "expression"
+
+
+def _beyond(field: str, text: str) -> tuple[str, str] | None:
+    """What is wrong and what to write, if a number of this field is larger than all that it knows."""
+    if field not in _SPANS:
+        return None
+    first, last = _SPANS[field]
+    last = 7 if field == "day-of-week" else last  # 7 is Sunday, too
+    values = (number for item in text.split(",") for number in re.findall(r"\d+", item.partition("/")[0]))
+    found = next((number for number in values if int(number) > last), None)
+    return None if found is None else (f"{found} is too large", f"write {first} to {last}")
 
 
 def _numbers(values: list[Any], field: str) -> tuple[int, ...]:

@@ -7,18 +7,20 @@ Flags may be given by position, as in fastapi-task-manager, whose signatures the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, Final, TypeVar, final, overload
 
 from engine.domain.canonical import canonical_json
 from engine.domain.functions import function_name, is_generator
 from engine.domain.names import validate_name
-from engine.domain.task import Definition, Task, encode_kwargs
+from engine.domain.task import Definition, Task, check_setting, encode_kwargs
 from engine.errors import (
     DuplicateTask,
     FunctionAlreadyRegistered,
     FunctionNotRegistered,
+    GroupInUse,
     InvalidName,
     TaskDeclarationError,
     TaskTypeError,
@@ -33,7 +35,8 @@ _LAMBDA: Final = "<lambda>"
 class TaskGroup:
     """A named set of tasks. Each has its ``tags``, and inherits ``allow_parallel`` and ``max_retries``.
 
-    Declare before the engine starts. Every error is raised by the declaration, which then adds nothing.
+    Declare before the engine starts: while it runs, the group refuses to change. Every error is raised by the
+    declaration, which then adds nothing.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class TaskGroup:
         except InvalidName as error:
             raise TaskDeclarationError(str(name), "group", str(error)) from error
         self._tags = _unique_tags(self._name, tags)
+        check_setting(self._name, "allow_parallel", allow_parallel)
+        check_setting(self._name, "max_retries", max_retries)
         self._allow_parallel = allow_parallel
         self._max_retries = max_retries
         self._tasks: dict[str, Task] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._engines = 0
 
     def __repr__(self) -> str:
         return f"<TaskGroup {self._name!r}: {len(self._tasks)} tasks, {len(self._functions)} functions>"
@@ -87,6 +93,15 @@ class TaskGroup:
         """A copy: the functions that dynamic tasks can use, by name."""
         return dict(self._functions)
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Refuse to change during the block. An engine does this while it runs; several may at once."""
+        self._engines += 1
+        try:
+            yield
+        finally:
+            self._engines -= 1
+
     @overload
     def register_function(self, function: _Function, *, name: str | None = None) -> _Function: ...
 
@@ -103,14 +118,18 @@ class TaskGroup:
         Raises:
             FunctionAlreadyRegistered: the name belongs to another function.
             TaskDeclarationError: the name is refused, or the function is a generator.
+            TaskTypeError: no function, or two names.
+            GroupInUse: an engine with this group runs.
         """
         if function is not None and not isinstance(function, str):
-            self._register(name or function_name(function), function)
+            self._register(name, function)
             return function
-        given = name or function
+        if function is not None and name is not None:
+            raise TaskTypeError(f"{self._name}/{name}", "name", f"{function!r} is given as well; give one name")
+        given = function if name is None else name
 
         def decorate(decorated: _Function) -> _Function:
-            self._register(given or function_name(decorated), decorated)
+            self._register(given, decorated)
             return decorated
 
         return decorate
@@ -145,10 +164,13 @@ class TaskGroup:
                 that the function does not take.
             DuplicateTask: (a RuntimeError) the group has a task of that name.
             TaskDeclarationError: (a RuntimeError) invalid cron, unknown zone, number out of range.
+            GroupInUse: (a RuntimeError) an engine with this group runs.
         """
+        _refuse_bare(self._name, expr)
 
         def decorate(function: _Function) -> _Function:
-            own_name = name or function_name(function)
+            own_name = self._check(name, function)
+            self._refuse_change(own_name)
             pairs = self._pairs(own_name, expr, kwargs)
             several = isinstance(expr, list) or isinstance(kwargs, list)
             tasks = [
@@ -199,25 +221,26 @@ class TaskGroup:
         timeout: float | None = None,
         run_on_first_start: bool = False,
     ) -> Task:
-        """Make a task at run time from a registered function.
+        """Make a task from a registered function, before the engine starts.
 
         Without a name it is ``<function>-<8 hex digits>`` of its kwargs, cron and zone: the same everywhere.
 
         Raises:
             FunctionNotRegistered: (a RuntimeError) the group does not know ``function_name``.
             DuplicateTask: (a RuntimeError) the group has a task of that name.
-            TaskDeclarationError, TaskTypeError: as ``add_task``.
+            TaskDeclarationError, TaskTypeError, GroupInUse: as ``add_task``.
         """
+        self._refuse_change(function_name if name is None else name)
         registered = self._functions.get(function_name)
         if registered is None:
             known = ", ".join(sorted(self._functions)) or "none"
-            label = f"{self._name}/{name or function_name}"
+            label = f"{self._name}/{function_name if name is None else name}"
             reason = f"{function_name!r} is not registered in group {self._name!r}; it knows {known}"
             raise FunctionNotRegistered(label, "function_name", reason)
         arguments = {} if kwargs is None else kwargs
         task = self._task(
             registered,
-            name=name or self._dynamic_name(function_name, cron_expression, timezone, arguments),
+            name=self._dynamic_name(function_name, cron_expression, timezone, arguments) if name is None else name,
             function=function_name,
             expression=cron_expression,
             kwargs=arguments,
@@ -242,7 +265,9 @@ class TaskGroup:
 
         Raises:
             UnknownTask: (a RuntimeError) there is none of that name, or it is declared by code.
+            GroupInUse: (a RuntimeError) an engine with this group runs.
         """
+        self._refuse_change(task_name)
         task = self._tasks.get(task_name)
         label = f"{self._name}/{task_name}"
         if task is None:
@@ -264,10 +289,6 @@ class TaskGroup:
         **rest: Any,
     ) -> Task:
         label = f"{self._name}/{name}"
-        if function == _LAMBDA:
-            raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
-        if is_generator(function_object):
-            raise TaskDeclarationError(label, "function", "a generator's body would never run; remove the yield")
         definition = Definition(
             group=self._name,
             name=name,
@@ -310,19 +331,33 @@ class TaskGroup:
                 raise DuplicateTask(label, "name", "already declared in its group; give another name= or names=")
             taken.add(task.name)
 
-    def _register(self, name: str, function: Callable[..., Any]) -> None:
+    def _refuse_change(self, name: str) -> None:
+        if self._engines:
+            reason = "cannot change while an engine with it runs, which read it at its start; declare before that"
+            raise GroupInUse(f"{self._name}/{name}", "group", reason)
+
+    def _check(self, given: str | None, function: Any) -> str:
+        """The name of a function: the one given, or its own. Refuses a function that could not run."""
+        if not callable(function):
+            reason = f"{function!r} is of type {type(function).__name__}; give a function"
+            raise TaskTypeError(f"{self._name}/{given}", "function", reason)
+        name = function_name(function) if given is None else given
         label = f"{self._name}/{name}"
         if name == _LAMBDA:
             raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
         if is_generator(function):
             raise TaskDeclarationError(label, "function", "a generator's body would never run; remove the yield")
         try:
-            validate_name("function", name)
+            return validate_name("function", name)
         except InvalidName as error:
             raise TaskDeclarationError(label, "name", str(error)) from error
+
+    def _register(self, given: str | None, function: Callable[..., Any]) -> None:
+        name = self._check(given, function)
+        self._refuse_change(name)
         if name in self._functions:
             reason = f"function {name!r} is already registered in group {self._name!r}; give another name="
-            raise FunctionAlreadyRegistered(label, "name", reason)
+            raise FunctionAlreadyRegistered(f"{self._name}/{name}", "name", reason)
         self._functions[name] = function
 
     def _dynamic_name(self, function: str, expression: str, timezone: str, kwargs: dict[str, Any]) -> str:
@@ -341,6 +376,13 @@ def _unique_tags(label: str, tags: Sequence[str] | None) -> tuple[str, ...]:
 
 def _is_tag(value: object) -> bool:
     return isinstance(value, str) and value != ""
+
+
+def _refuse_bare(group: str, expr: object) -> None:
+    """Refuse ``@group.add_task`` without parentheses, which passes the function as the expression."""
+    if callable(expr):
+        reason = "is a function, as if by @group.add_task alone; write @group.add_task('0 6 * * *') above it"
+        raise TaskTypeError(f"{group}/{function_name(expr)}", "expr", reason)
 
 
 def _refuse_arguments(label: str, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from engine.errors import InvalidName
 
@@ -43,19 +43,6 @@ def quote_name(name: str) -> str:
 def task_id(group: str, name: str) -> str:
     """``group/name``, each percent-encoded."""
     return f"{quote_name(group)}/{quote_name(name)}"
-
-
-def split_task_id(task: str) -> tuple[str, str]:
-    """Group and name, decoded.
-
-    Raises:
-        InvalidName: not an id that ``task_id`` makes.
-    """
-    group, slash, name = task.partition("/")
-    decoded = unquote(group), unquote(name)
-    if not slash or task_id(*decoded) != task:
-        raise InvalidName("task id", task, "is not GROUP/NAME, each percent-encoded")
-    return decoded
 
 
 def slot_run_id(task: str, slot_ms: int) -> str:

@@ -1,4 +1,4 @@
-"""What a task wants done about runs that overlap and slots that were missed."""
+"""What is done about runs that overlap, which a task may choose, and about slots that were missed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Overlap(Enum):
 
 @final
 class CatchUp(Enum):
-    """What becomes of slots that came due while nobody led."""
+    """What becomes of slots that came due while nobody led. The same for all tasks; other policies go here."""
 
     LATEST = "latest"
     """The last one runs, those before it are missed."""

@@ -81,7 +81,7 @@ def after_failure(
     delay_ms = round(1_000 * retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier))
     bounded_by_slot = policy.max_retries is None and not rare
     if bounded_by_slot and next_slot_ms is not None and now_ms + delay_ms >= next_slot_ms:
-        return GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+        return GiveUp(Verdict.FAILED, Reason.NEXT_SLOT)
     return Retry(delay_ms)
 
 

@@ -10,19 +10,19 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final, final
 
-from engine.errors import IllegalTransition, NoCurrentRun
+from engine.errors import NoCurrentRun
 
 
 @final
 class RunState(Enum):
-    """Where a run is. The value is its name in Redis."""
+    """Where a run is. Queued, parked, running and waiting are so named in its record; a final state is a verdict."""
 
     SCHEDULED = "scheduled"
     """Its slot is known and not yet due: no record exists."""
     QUEUED = "queued"
     """Published: an entry of a stream waits for a worker."""
     PARKED = "parked"
-    """Published and held back: for its predecessor, or for a worker that knows its function."""
+    """Published and held back for a worker that knows its function."""
     RUNNING = "running"
     """A worker claimed it and renews its lease."""
     WAITING = "waiting"
@@ -30,50 +30,36 @@ class RunState(Enum):
     SUCCEEDED = "succeeded"
     """The function returned. Final."""
     FAILED = "failed"
-    """The function raised, or the run was overtaken, and nothing tries it again. Final."""
+    """It had started, and raised, was overtaken, or its task was paused; nothing tries it again. Final."""
     TIMED_OUT = "timed_out"
-    """It took longer than its timeout. Final, unless a retry is left for when its thread has returned."""
+    """It took longer than its timeout. Final, also while a thread of it goes on."""
     CANCELLED = "cancelled"
     """Somebody stopped it. Final."""
     DEAD = "dead"
     """Its retries or deliveries are spent; kept with its story. Final: retried by hand, it is a new run."""
     SKIPPED = "skipped"
-    """It was published and refused before it started. Final."""
-    LOST = "lost"
-    """Its lease ran out. Passed through within one transition: it is queued again or dead."""
+    """It was due, and refused before it started. Final."""
 
 
 _S = RunState
 NEXT: Final[Mapping[RunState, frozenset[RunState]]] = MappingProxyType(
     {
-        _S.SCHEDULED: frozenset({_S.QUEUED, _S.PARKED, _S.SKIPPED}),
-        _S.QUEUED: frozenset({_S.RUNNING, _S.PARKED, _S.SKIPPED, _S.CANCELLED}),
+        _S.SCHEDULED: frozenset({_S.QUEUED, _S.SKIPPED}),
+        _S.QUEUED: frozenset({_S.RUNNING, _S.PARKED, _S.SKIPPED, _S.FAILED, _S.CANCELLED}),
         _S.PARKED: frozenset({_S.QUEUED, _S.SKIPPED, _S.CANCELLED}),
         _S.RUNNING: frozenset(
-            {_S.SUCCEEDED, _S.FAILED, _S.WAITING, _S.DEAD, _S.TIMED_OUT, _S.CANCELLED, _S.LOST, _S.QUEUED}
+            {_S.SUCCEEDED, _S.FAILED, _S.WAITING, _S.DEAD, _S.TIMED_OUT, _S.CANCELLED, _S.QUEUED},
         ),
         _S.WAITING: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED}),
-        _S.TIMED_OUT: frozenset({_S.WAITING}),
-        _S.LOST: frozenset({_S.QUEUED, _S.DEAD}),
         _S.SUCCEEDED: frozenset(),
         _S.FAILED: frozenset(),
+        _S.TIMED_OUT: frozenset(),
         _S.CANCELLED: frozenset(),
         _S.DEAD: frozenset(),
         _S.SKIPPED: frozenset(),
     }
 )
-"""Every transition there is. RUNNING to QUEUED is a hand-back: the worker stops and another takes over."""
-
-
-def advance(state: RunState, to: RunState) -> RunState:
-    """The new state.
-
-    Raises:
-        IllegalTransition: the table has no such step.
-    """
-    if to not in NEXT[state]:
-        raise IllegalTransition(state.value, to.value)
-    return to
+"""Every transition that a script performs. RUNNING to QUEUED: its worker stops and hands it back, or is lost."""
 
 
 @final
@@ -98,8 +84,8 @@ class Reason(Enum):
     SUPERSEDED = "superseded"
     """A newer slot or a trigger took the place of its retry."""
     PAUSED = "paused"
-    PAST_RETRY_UNTIL = "past retry_until"
-    """The next try would come at or after the task's next slot, or after the end given with the run."""
+    NEXT_SLOT = "next slot came first"
+    """The next try would come at or after the task's next slot."""
     RETRIES_SPENT = "max_retries"
     DELIVERIES_SPENT = "max_deliveries"
     """Its workers were lost too often: it may be what kills them."""
@@ -108,7 +94,7 @@ class Reason(Enum):
     NO_WORKER = "no worker"
     """No worker knows its function, and as many runs as may wait for one already do."""
     CATCH_UP = "catch-up"
-    """It came due while nobody led, and the policy prefers a later slot."""
+    """It came due while nobody led, and a later slot was published in its place."""
 
 
 REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
@@ -121,7 +107,7 @@ REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
                 Reason.CANCELLED,
                 Reason.SUPERSEDED,
                 Reason.PAUSED,
-                Reason.PAST_RETRY_UNTIL,
+                Reason.NEXT_SLOT,
             }
         ),
         Verdict.DEAD: frozenset({Reason.RETRIES_SPENT, Reason.DELIVERIES_SPENT}),

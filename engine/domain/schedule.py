@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import islice
 from typing import Final, final
 
 from engine.domain import zones
@@ -65,19 +64,9 @@ class Schedule:
         """Whether the schedule is due exactly at ``ms``."""
         return self._timetable.latest_at_or_before(ms) == ms
 
-    def between(self, after_ms: int, until_ms: int, limit: int) -> list[int]:
-        """The first ``limit`` instants after ``after_ms`` and not after ``until_ms``, in order."""
-        return list(islice(self._instants(after_ms, until_ms), limit))
-
     def count(self, after_ms: int, until_ms: int) -> int:
         """How many instants are after ``after_ms`` and not after ``until_ms``. Exact; costs O(months)."""
         return self._timetable.count(after_ms, until_ms)
-
-    def _instants(self, after_ms: int, until_ms: int) -> Iterator[int]:
-        found = self.next_after(after_ms)
-        while found is not None and found <= until_ms:
-            yield found
-            found = self.next_after(found)
 
 
 @final

@@ -48,7 +48,8 @@ class Definition:
     retry_backoff: float | None = None
     """Seconds before the first retry; None inherits the Config's."""
     retry_backoff_max: float | None = None
-    """Seconds; the longest delay between retries. None inherits the Config's."""
+    """Seconds; the longest delay before a retry, the first one included, also where it is below an inherited
+    retry_backoff. None inherits the Config's."""
     allow_parallel: bool | None = None
     """None inherits the Config's. A group's value is already in it."""
     max_retries: int | None = None
@@ -67,13 +68,21 @@ class Definition:
                 validate_name(kind, value)
         except InvalidName as error:
             raise TaskDeclarationError(self._label, error.kind, str(error)) from error
-        self._check_types()
-        self._check_bounds()
+        for setting in _WANTED:
+            check_setting(self._label, setting, getattr(self, setting))
+        tags: object = self.tags
+        if not isinstance(tags, tuple) or not all(isinstance(tag, str) and tag for tag in tags):
+            raise TaskTypeError(self._label, "tags", f"{self.tags!r}; give a list of non-empty strings")
+        backoff, longest = self.retry_backoff, self.retry_backoff_max
+        if backoff is not None and longest is not None and backoff > longest:
+            reason = f"{backoff:,.10g} s is above retry_backoff_max, {longest:,.10g} s; lower it or raise that"
+            raise TaskDeclarationError(self._label, "retry_backoff", reason)
         try:
             object.__setattr__(self, "schedule", Schedule.parse(self.expression, self.timezone))
         except InvalidSchedule as error:
-            where = "timezone" if error.field == "timezone" else "expression"
-            raise TaskDeclarationError(self._label, where, str(error)) from error
+            if error.field == "timezone":
+                raise TaskDeclarationError(self._label, "timezone", f"{error.reason}; {error.instead}") from error
+            raise TaskDeclarationError(self._label, "expression", str(error)) from error
         object.__setattr__(self, "expression", self.schedule.expression)
 
     @property
@@ -130,41 +139,59 @@ class Definition:
     def _label(self) -> str:
         return f"{self.group}/{self.name}"
 
-    def _check_types(self) -> None:
-        wanted: tuple[tuple[str, tuple[type, ...], str], ...] = (
-            ("expression", (str,), "a string"),
-            ("timezone", (str,), "the name of a time zone"),
-            ("description", (str, type(None)), "a string"),
-            ("high_priority", (bool,), "True or False"),
-            ("allow_parallel", (bool, type(None)), "True, False or None"),
-            ("run_on_first_start", (bool,), "True or False"),
-            ("dynamic", (bool,), "True or False"),
-            ("max_retries", (int, type(None)), "a whole number or None"),
-            ("retry_backoff", (int, float, type(None)), "a number of seconds or None"),
-            ("retry_backoff_max", (int, float, type(None)), "a number of seconds or None"),
-            ("timeout", (int, float, type(None)), "a number of seconds or None"),
-        )
-        for name, types, what in wanted:
-            value = getattr(self, name)
-            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-                raise TaskTypeError(self._label, name, f"{value!r} is of type {type(value).__name__}; give {what}")
-        tags: object = self.tags
-        if not isinstance(tags, tuple) or not all(isinstance(tag, str) and tag for tag in tags):
-            raise TaskTypeError(self._label, "tags", f"{self.tags!r}; give a list of non-empty strings")
 
-    def _check_bounds(self) -> None:
-        for name, least in (("retry_backoff", 0.0), ("retry_backoff_max", 0.0), ("timeout", 0.001)):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and least <= value <= _LONGEST_S):
-                reason = f"{value!r} s; give {least:g} to {_LONGEST_S:g} seconds"
-                raise TaskDeclarationError(self._label, name, reason)
-        if self.max_retries is not None and not 0 <= self.max_retries <= _MOST_RETRIES:
-            reason = f"{self.max_retries}; give 0 (never retry) to {_MOST_RETRIES}"
-            raise TaskDeclarationError(self._label, "max_retries", reason)
-        backoff, longest = self.retry_backoff, self.retry_backoff_max
-        if backoff is not None and longest is not None and backoff > longest:
-            reason = f"{backoff:g} s is above retry_backoff_max, {longest:g} s; lower it or raise that"
-            raise TaskDeclarationError(self._label, "retry_backoff", reason)
+_WANTED: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "expression": ((str,), "a string"),
+    "timezone": ((str,), "the name of a time zone"),
+    "description": ((str, type(None)), "a string"),
+    "high_priority": ((bool,), "True or False"),
+    "allow_parallel": ((bool, type(None)), "True, False or None"),
+    "run_on_first_start": ((bool,), "True or False"),
+    "dynamic": ((bool,), "True or False"),
+    "max_retries": ((int, type(None)), "a whole number or None"),
+    "retry_backoff": ((int, float, type(None)), "a number of seconds or None"),
+    "retry_backoff_max": ((int, float, type(None)), "a number of seconds or None"),
+    "timeout": ((int, float, type(None)), "a number of seconds or None"),
+}
+_LEAST_S: Final[Mapping[str, float]] = {"retry_backoff": 0, "retry_backoff_max": 0, "timeout": 0.001}
+
+
+def check_setting(task: str, name: str, value: Any) -> None:
+    """Refuse a setting's value by itself; ``task`` is for the error.
+
+    Raises:
+        TaskTypeError: it has the wrong type.
+        TaskDeclarationError: it is out of bounds.
+    """
+    types, what = _WANTED[name]
+    kind = type(value)
+    if not issubclass(kind, types) or (kind is bool and bool not in types):
+        raise TaskTypeError(task, name, f"{value!r} is of type {kind.__name__}; give {what}")
+    if value is None:
+        return
+    if name in _LEAST_S and not (math.isfinite(value) and _LEAST_S[name] <= value <= _LONGEST_S):
+        reason = f"{value!r} s; give {_LEAST_S[name]:g} to {_LONGEST_S:,.0f} seconds"
+        raise TaskDeclarationError(task, name, reason)
+    if name == "max_retries" and not 0 <= value <= _MOST_RETRIES:
+        raise TaskDeclarationError(task, name, f"{value}; give 0 (never retry) to {_MOST_RETRIES:,}")
+
+
+def check_inherited(definition: Definition, *, retry_backoff_max: float) -> None:
+    """Refuse what only contradicts a setting that the task inherits from its engine's Config.
+
+    A ``retry_backoff_max`` below the Config's ``retry_backoff`` is no contradiction: the smaller one wins.
+
+    Raises:
+        TaskDeclarationError: its retry_backoff is above the retry_backoff_max that it inherits.
+    """
+    backoff = definition.retry_backoff
+    if backoff is None or definition.retry_backoff_max is not None or backoff <= retry_backoff_max:
+        return
+    reason = (
+        f"{backoff:,.10g} s is above Config.retry_backoff_max, {retry_backoff_max:,.10g} s, which the task inherits; "
+        f"give the task a retry_backoff_max of its own, or raise that of the Config"
+    )
+    raise TaskDeclarationError(f"{definition.group}/{definition.name}", "retry_backoff", reason)
 
 
 _STORED: Final = tuple(spec.name for spec in fields(Definition) if spec.init)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Collection
 
+    from engine.address import Address
     from engine.store.patience import LinkSettings
     from engine.store.slow_replies import SlowReplies
-    from engine.store.topology import Address
 
 logger = logging.getLogger("fastapi.task-manager.link")
 

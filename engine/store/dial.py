@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from engine.store.topology import Address
+    from engine.address import Address
 
 _NO_ACL = "wrong number of arguments"  # what Redis 5 says to AUTH with a user name
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
 from engine.store.keys import CONSUMER_GROUP, PRIORITIES
+from engine.store.presence import Account
 from engine.store.runs import Entry
 from engine.store.script import MAX_ITEMS, Script, WrongReply
 from engine.store.session import Broken
@@ -76,7 +76,7 @@ class PendingEntry:
 @final
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a worker says of itself (opaque JSON), and when it said so last (Redis ms)."""
+    """What a worker says of itself (JSON, see `Account`), and when it said so last (Redis ms)."""
 
     worker: str
     draining: bool
@@ -86,22 +86,21 @@ class Presence:
     @property
     def digest(self) -> str:
         """What it declares; empty if it does not say."""
-        return str(self.parsed().get("digest", ""))
+        return self.account().digest
 
     @property
     def name(self) -> str:
         """Its name for people."""
-        return str(self.parsed().get("worker_id", self.worker))
+        return self.account().worker_id or self.worker
 
     @property
     def started_ms(self) -> int:
         """When it started, by its own clock; 0 if it does not say."""
-        return int(self.parsed().get("started_ms", 0))
+        return self.account().started_ms
 
-    def parsed(self) -> dict[str, Any]:
-        """The details."""
-        found: dict[str, Any] = json.loads(self.details)
-        return found
+    def account(self) -> Account:
+        """The details, as far as this version understands them."""
+        return Account.from_json(self.details)
 
 
 ReclaimReply: TypeAlias = Reclaimed | Broken | None

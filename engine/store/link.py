@@ -16,7 +16,7 @@ from engine.store.transport import Lane, LinkStatistics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.store.topology import Address
+    from engine.address import Address
 
 __all__ = ["Link", "LinkSettings"]
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar, final
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Account"]
 
-VERSION = 1
-
-T = TypeVar("T")
+_VERSION: Final = 1
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A worker's own words. Another version may have written them, so each field has a value that says nothing."""
+    """A worker's own words. Another version may have written them: each field has a value that stands for silence."""
 
     worker_id: str = ""
     """Its name for people."""
@@ -37,46 +35,47 @@ class Account:
     can_lead: bool = False
     concurrent_tasks: int = 0
     running: int | None = None
-    """How many runs it holds; None if it does not say."""
+    """How many runs it holds."""
 
-    runs: tuple[str, ...] = ()
+    runs: Sequence[str] = ()
     """Some of them."""
 
-    counts: Mapping[str, int]
+    counts: Mapping[str, int] = field(default_factory=dict)
     """How its runs ended, since it started."""
 
-    tree: Mapping[str, Any] | None = None
+    tree: Mapping[str, Any] = field(default_factory=dict)
     """Its supervision tree, which ``Node.from_dict`` reads."""
 
     def to_json(self) -> str:
         """What ``from_json`` reads."""
-        return json.dumps({"v": VERSION, **asdict(self)}, separators=(",", ":"))
+        said = {one.name: getattr(self, one.name) for one in fields(self)}
+        return json.dumps({"v": _VERSION, **said}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """As much as this version understands. What is missing or of another type says nothing, and nothing raises."""
+        """As much of it as this version understands: what is missing or of another type counts as not said."""
         try:
-            found = json.loads(text)
+            said = json.loads(text)
         except ValueError:
-            found = None
-        said: dict[str, Any] = found if isinstance(found, dict) else {}
+            return cls()
+        if not isinstance(said, dict):
+            return cls()
+        return cls(**{name: said[name] for name, kind in _TYPES.items() if type(said.get(name)) is kind})
 
-        def read(name: str, kind: type[T], silent: T) -> T:
-            value = said.get(name)
-            return value if type(value) is kind else silent
 
-        return cls(
-            worker_id=read("worker_id", str, ""),
-            host=read("host", str, ""),
-            pid=read("pid", int, 0),
-            started_ms=read("started_ms", int, 0),
-            digest=read("digest", str, ""),
-            draining=read("draining", bool, False),
-            executes=read("executes", bool, False),
-            can_lead=read("can_lead", bool, False),
-            concurrent_tasks=read("concurrent_tasks", int, 0),
-            running=read("running", int, -1) if "running" in said else None,
-            runs=tuple(map(str, read("runs", list, []))),
-            counts=read("counts", dict, {}),
-            tree=said["tree"] if isinstance(said.get("tree"), dict) else None,
-        )
+_TYPES: Final = {
+    "worker_id": str,
+    "host": str,
+    "pid": int,
+    "started_ms": int,
+    "digest": str,
+    "draining": bool,
+    "executes": bool,
+    "can_lead": bool,
+    "concurrent_tasks": int,
+    "running": int,
+    "runs": list,
+    "counts": dict,
+    "tree": dict,
+}
+"""What each field is in JSON."""

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from engine.domain.names import task_of
 from engine.store.keys import CONSUMER_GROUP, PRIORITIES
 from engine.store.script import Script, WrongReply
-from engine.store.session import Broken
+from engine.store.session import Broken, Done
 from engine.store.timetable import Ended
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Claimed",
     "Completion",
-    "Done",
     "Entry",
     "Failure",
     "Fenced",
@@ -130,12 +129,6 @@ class Parked:
     """The run is put aside until then."""
 
     due_ms: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Done:
-    """It was written now, or by an earlier try with the same token."""
 
 
 @final

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.store.keys import Keys
     from engine.store.transport import Transport
 
-__all__ = ["Broken", "Deposed", "Item", "Session"]
+__all__ = ["Broken", "Deposed", "Done", "Item", "Session"]
 
 Item = tuple[str, tuple[str | int, ...]]
 """A run id, which names the three keys of the item, and the item's arguments."""
@@ -37,6 +37,12 @@ class Broken:
     """An item whose keys hold something that Troupe did not write. Nothing was written; the others went on."""
 
     why: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It was written now, or by an earlier try."""
 
 
 @final

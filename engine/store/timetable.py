@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from engine.domain.names import slot_run_id
 from engine.store.script import Script, WrongReply
-from engine.store.session import Broken
+from engine.store.session import Broken, Done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from engine.store.session import Session
 
 __all__ = [
-    "Done",
     "Due",
     "Early",
     "Ended",
@@ -88,12 +87,6 @@ class Move:
     last_ms: int = 0
     verdict: str = "missed"
     reason: str = "catch-up"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The task was moved, now or by an earlier try."""
 
 
 @final

@@ -10,6 +10,7 @@ import inspect
 import re
 from dataclasses import is_dataclass
 from functools import cached_property
+from textwrap import indent
 from typing import Any
 
 import engine
@@ -28,7 +29,7 @@ and a test compares it with them. Every setting of a `Config` is in [configurati
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *(section(name, getattr(engine, name)) for name in engine.__all__)])
+    return "\n".join([HEAD, *(section(name, getattr(engine, name)).rstrip("\n") + "\n" for name in engine.__all__)])
 
 
 def section(name: str, kind: type) -> str:
@@ -65,20 +66,32 @@ def entry(kind: type, name: str) -> str:
     function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
     if inspect.isfunction(function):
         prefix = "await " if inspect.iscoroutinefunction(function) else ""
-        return item(f"{prefix}{name}({parameters(function)})", inspect.getdoc(function)) + about_parameters(function)
+        docs = inspect.getdoc(function) or ""
+        what = item(f"{prefix}{name}({parameters(function)})", docs.partition("\n\n")[0])
+        return what + about_parameters(function) + below(docs.partition("\n\n")[2])
     return item(name, field_docs(kind).get(name))
 
 
 def item(what: str, docs: str | None) -> str:
-    """Code and the first paragraph of the docstring."""
-    first = " ".join((docs or "").split("\n\n")[0].split())
-    return f"- `{what}`" + (f": {markdown(first).strip()}" if first else "")
+    """Code and what it is."""
+    first, _, more = (docs or "").partition("\n\n")
+    about = " ".join(first.split())
+    return f"- `{what}`" + (f": {markdown(about).strip()}" if about else "") + below(more)
+
+
+def below(docs: str) -> str:
+    """The rest of a docstring, as paragraphs of the item above."""
+    return "\n\n" + indent(markdown(docs), "  ") if docs else ""
 
 
 def parameters(function: Any) -> str:
     """Names and defaults, without types, which a reader finds where he needs them."""
     shown = inspect.signature(function)
-    plain = [one.replace(annotation=inspect.Parameter.empty) for one in shown.parameters.values() if one.name != "self"]
+    plain = [
+        one.replace(annotation=inspect.Parameter.empty)
+        for one in shown.parameters.values()
+        if one.name not in {"self", "cls"}
+    ]
     return str(inspect.Signature([one for one in plain if one.name != "task_status"]))[1:-1]
 
 
@@ -108,7 +121,7 @@ def markdown(docs: str) -> str:
     for line in re.sub(r"``(.+?)``", r"`\1`", docs).splitlines():
         if heading := re.fullmatch(r"(Args|Returns|Raises):", line):
             lines += [f"**{heading[1]}**", ""]
-        elif section_item := re.fullmatch(r"    (\w+): (.*)", line):
+        elif section_item := re.fullmatch(r"    (\w[\w, ]*): (.*)", line):
             lines.append(f"- `{section_item[1]}`: {section_item[2]}")
         else:
             lines.append(re.sub(r"^    +", "  ", line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,18 @@ def test_the_reference_is_what_the_docstrings_say() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page()
     headings = [line.removeprefix("## ") for line in reference.page().splitlines() if line.startswith("## ")]
     assert headings == engine.__all__
+
+
+def test_every_error_that_a_public_name_announces_is_public_too() -> None:
+    """So that it can be caught with what ``from engine import`` gives."""
+    announced = {
+        name
+        for section in re.findall(r"\*\*Raises\*\*\n\n((?: *- .*\n|  +.*\n)+)", reference.page())
+        for names in re.findall(r"^ *- `([\w, ]+)`:", section, flags=re.MULTILINE)
+        for name in names.split(", ")
+    }
+    assert "TaskTypeError" in announced
+    assert announced - set(engine.__all__) == {"SystemExit"}
 
 
 def test_every_example_says_here_what_it_prints() -> None:

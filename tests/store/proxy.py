@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from engine.store.topology import Address
+from engine.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

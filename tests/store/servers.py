@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from engine.store.topology import Address
+from engine.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

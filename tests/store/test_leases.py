@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.store.leases import Lease, Reclaimed
-from engine.store.runs import Claimed, Done, Hold
-from engine.store.session import Broken
+from engine.store.runs import Claimed, Hold
+from engine.store.session import Broken, Done
 from tests.store.scenario import LEASE_MS, OTHER, TASK, Stage, completion, hold
 
 

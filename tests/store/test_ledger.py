@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from engine.store.inprocess import InProcess
 from engine.store.runs import Hold
+from engine.store.session import Done
 from engine.store.store import Store
-from engine.store.timetable import Done, Move, Published, Skipped, Slot
+from engine.store.timetable import Move, Published, Skipped, Slot
 from tests.store.scenario import OTHER, TASK, Stage, completion
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,10 +15,11 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.address import Address, read_url
+from engine.config import Config, address_of
 from engine.errors import ConfigError
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
-from engine.store.topology import Address
 from tests.store.proxy import listening
 from tests.store.servers import free_port
 
@@ -56,28 +58,89 @@ def test_a_url_says_where_redis_is(url: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("localhost:6379", "no Redis URL"),
-        ("http://h:6379", "no Redis URL"),
-        ("redis://h:port", "no Redis URL"),
-        ("redis://h:70000", "no Redis URL"),
+        ("localhost:6379", "has no scheme; write redis://localhost:6379"),
+        ("redis.internal:6380/2", "has no scheme; write redis://redis.internal:6380/2"),
+        ("localhost", "has no scheme; write redis://HOST:PORT/DB"),
+        ("http://h:6379", "begins with 'http://'; give one of redis://"),
+        ("redis://h:port", "is no URL"),
+        ("redis://h:70000", "is no URL"),
         ("redis://h:0", "port 0"),
+        ("redis://", "lacks a host"),
         ("redis://h/name", "no database number"),
-        ("redis://h?db=name", "no Redis URL"),
-        ("redis://h/-1", "redis_db"),
-        ("redis://me@h", "redis_password"),
+        ("redis://h?db=name", "no database number"),
+        ("redis://h/-1", "no database number"),
+        ("redis://h/1?db=2", "two databases"),
+        ("redis://h/1#2", "a '#'"),
+        ("redis://h /1", "white space"),
         ("unix://", "no path"),
-        ("redis://h?ssl_ca_certs=/ca.pem", "rediss://"),
-        ("rediss://h?ssl_keyfile=/me.key", "redis_cert_file"),
+        ("unix://run/redis.sock", "three slashes"),
         ("rediss://h?ssl_cert_reqs=none", "ssl_cert_reqs"),
         ("redis://h?socket_timeout=3", "socket_timeout"),
+        ("redis://h?host=elsewhere", "'host'"),
+        ("redis://h?foo", "'foo'"),
     ],
 )
-def test_a_bad_url_is_refused_with_the_setting_and_what_to_give(url: str, said: str) -> None:
-    """The error blames the setting that held the URL."""
-    with pytest.raises(ConfigError, match="redis_host") as caught:
-        Address.parse(url, field_name="redis_host")
-    assert caught.value.field == "redis_host"
+@pytest.mark.parametrize("setting", ["redis_url", "redis_host"])
+def test_a_bad_url_is_refused_with_the_setting_and_what_to_give(url: str, said: str, setting: str) -> None:
+    """The error blames the setting that held the URL. One reading: the Config says the same, when it is made."""
+    with pytest.raises(ConfigError) as caught:
+        read_url(url, field_name=setting)
+    assert caught.value.field == setting
     assert said in caught.value.reason
+    if "://" in url or setting == "redis_url":
+        with pytest.raises(ConfigError) as by_config:
+            Config(**{setting: url})
+        assert str(by_config.value) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://me@h", "redis_username: is given without redis_password"),
+        ("redis://h/99999", "redis_db: 99999"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "TLS"),
+        ("redis://h?ssl_keyfile=/me.key", "without TLS"),
+        ("rediss://h?ssl_keyfile=/me.key", "ssl_keyfile without ssl_certfile"),
+        ("unix:///s?ssl_certfile=/me.pem", "without TLS"),
+    ],
+)
+def test_a_url_whose_parts_contradict_each_other_is_refused(url: str, said: str) -> None:
+    """By the Config too, when it is made; and what is named are settings that there are."""
+    for make in (Address.parse, lambda url: Config(redis_url=url), lambda url: Config(redis_host=url)):
+        with pytest.raises(ConfigError) as caught:
+            make(url)
+        assert said in str(caught.value)
+        assert caught.value.field in Config.model_fields
+        assert set(re.findall(r"redis_\w+", str(caught.value))) <= Config.model_fields.keys()
+
+
+@pytest.mark.parametrize("setting", ["redis_ca_file", "ssl_ca_certs", "ssl_certfile"])
+def test_a_file_that_is_missing_is_found_when_the_config_is_made(setting: str, tmp_path: Path) -> None:
+    """Not when the engine starts."""
+    missing = str(tmp_path / "missing.pem")
+    given = {"redis_ca_file": missing} if setting == "redis_ca_file" else {}
+    query = "" if given else f"?{setting}={missing}"
+    with pytest.raises(ConfigError, match=r"missing\.pem"):
+        Config(redis_url=f"rediss://h{query}", **given)
+    (tmp_path / "missing.pem").write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"missing\.pem"):
+        Config(redis_url=f"rediss://h{query}", **given)
+
+
+def test_a_config_leads_to_the_address_that_its_settings_say(tmp_path: Path) -> None:
+    """By URL, with what the URL leaves to the other settings; or by parts."""
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    address = Address(host="h", port=7000, db=2, username="me", password="pw", tls=True, ca_file=str(ca))
+    parts = {"redis_host": "h", "redis_port": 7000, "redis_db": 2, "redis_username": "me", "redis_password": "pw"}
+    for config in (
+        Config(redis_url=f"rediss://me:pw@h:7000/2?ssl_ca_certs={ca}"),
+        Config(redis_url="rediss://me@h:7000/2", redis_password="pw", redis_ca_file=str(ca)),
+        Config(**parts, redis_tls=True, redis_ca_file=str(ca)),
+    ):
+        assert address_of(config) == address
+    assert address_of(Config(redis_host="h")) == Address(host="h")
+    assert address_of(Config(redis_url="unix:///run/my%20redis.sock")) == Address(path="/run/my redis.sock")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +152,8 @@ def test_a_bad_url_is_refused_with_the_setting_and_what_to_give(url: str, said: 
         ({"username": "me"}, "redis_username"),
         ({"path": "/s", "tls": True}, "redis_url"),
         ({"cert_file": "/c"}, "redis_url"),
-        ({"tls": True, "key_file": "/k"}, "redis_key_file"),
+        ({"key_file": "/k"}, "redis_url"),
+        ({"tls": True, "key_file": "/k"}, "redis_url"),
     ],
 )
 def test_parts_that_cannot_be_are_refused(parts: dict[str, object], field: str) -> None:
@@ -126,7 +190,14 @@ def test_no_text_made_from_an_address_holds_the_password(secret: str) -> None:
 @given(SECRETS)
 def test_no_error_about_a_url_quotes_its_password(secret: str) -> None:
     """Also when the password was not percent-encoded, and the URL was cut at the wrong place for it."""
-    for url in (f"redis://:{secret}@h:6379/0", f"redis://:#/{secret}@h", f"redis://:{secret}/x@h/0?db={secret}"):
+    for url in (
+        f"redis://:{secret}@h:6379/0",
+        f"redis://me:{secret}@h:6379/0",
+        f"redis://me:1?{secret}@h",
+        f"redis://:#/{secret}@h",
+        f"redis://:{secret}/x@h/0?db={secret}",
+        f"me:{secret}@h:6379",
+    ):
         assert secret not in what_is_printed_about(url)
 
 
@@ -147,7 +218,7 @@ def test_a_certificate_file_that_cannot_be_read_is_a_setting_to_correct(tmp_path
     empty.write_text("")
     with pytest.raises(ConfigError, match="redis_ca_file"):
         Address(tls=True, ca_file=str(empty)).ssl_context()
-    with pytest.raises(ConfigError, match=r"redis_cert_file.*in the same file"):
+    with pytest.raises(ConfigError, match=r"redis_url.*in the same file"):
         Address(tls=True, cert_file=str(empty)).ssl_context()
 
 

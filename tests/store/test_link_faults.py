@@ -14,10 +14,10 @@ import trio
 import trio.testing
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
+from engine.address import Address
 from engine.errors import RedisUnavailable
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
-from engine.store.topology import Address
 from tests.store.proxy import Proxy, listening
 from tests.store.servers import RedisServer, free_port
 

@@ -8,7 +8,8 @@ import pytest
 
 from engine.store.election import Elected, Held, Lost
 from engine.store.leases import Beat
-from engine.store.runs import Claimed, Done, Failure, Fenced, Gone, Stale
+from engine.store.runs import Claimed, Failure, Fenced, Gone, Stale
+from engine.store.session import Done
 from engine.store.timetable import Moved
 from tests.store.scenario import LEASE_MS, TASK, Snapshot, Stage, completion, hold
 from tests.store.transitions import ALL, SAME, Transition, matches, replies_to

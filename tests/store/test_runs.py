@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.store.runs import Claimed, Completion, Done, Entry, Failure, Fenced, Gone, Hold, Parked, Stale, Waiting
+from engine.store.runs import Claimed, Completion, Entry, Failure, Fenced, Gone, Hold, Parked, Stale, Waiting
+from engine.store.session import Done
 from engine.store.timetable import Due, Ended, Queued
 from tests.store.scenario import LEASE_MS, OTHER, TASK, Stage, completion, expect, hold
 

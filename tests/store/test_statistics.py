@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine.config import Config
 from engine.store.runs import Failure
 from engine.store.timetable import Move
 from engine.views import AttemptView, read_statistics
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from engine.store.runs import Hold
     from engine.store.store import Store
 
-DAY_S = 86_400.0
+DAY_S = 86_400
 
 
 def line(stage: Stage, *, ago_s: float = 1.0, attempt: int = 1, outcome: str = "ran", error: str = "") -> str:
@@ -50,8 +51,9 @@ async def lost(stage: Stage, held: Hold) -> None:
     await stage.store.leases.reclaim(stage.leader, [await stage.lease(held)], max_deliveries=3, story=story)
 
 
-async def statistics(store: Store, *, history_runs: int = 500, expiration_s: float = DAY_S) -> list[AttemptView]:
-    return await read_statistics(store, TASK, history_runs=history_runs, expiration_s=expiration_s)
+async def statistics(store: Store, *, history_runs: int = 500, expiration_s: int = DAY_S) -> list[AttemptView]:
+    bounds = {"statistics_history_runs": history_runs, "statistics_redis_expiration": expiration_s}
+    return await read_statistics(store, TASK, Config(redis_host="unused", **bounds))
 
 
 async def ages_s(stage: Stage, **bounds: Any) -> list[float]:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.store.runs import Failure
-from engine.store.session import Broken, Deposed
+from engine.store.session import Broken, Deposed, Done
 from engine.store.store import Store
 from engine.store.timetable import (
-    Done,
     Due,
     Early,
     Ended,

@@ -13,8 +13,8 @@ from engine.store.election import Elected, Renewed
 from engine.store.keys import Keys
 from engine.store.leases import Beat, Reclaimed
 from engine.store.operations import Accepted, Defined, Refused, Trigger
-from engine.store.runs import Claimed, Done, Failure, Gone, Parked, Stale, Waiting
-from engine.store.session import Broken
+from engine.store.runs import Claimed, Failure, Gone, Parked, Stale, Waiting
+from engine.store.session import Broken, Done
 from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
 from tests.store.scenario import LEASE_MS, TASK, Stage, completion
 
@@ -244,8 +244,8 @@ ON_RUNS = (
     Transition("publish", publish, Published(), Moved, "refused", leads=True),
     Transition("publish, superseding", publish_over_a_retry, Published(), Moved, "refused", leads=True),
     Transition("publish, skipping", skip, Skipped("paused"), Moved, "refused", leads=True),
-    Transition("move, passing over", pass_over, Published(), Moved, "refused", leads=True, of_run=("ledger",)),
-    Transition("move, rescheduling", reschedule, Published(), Moved, "refused", leads=True, of_run=("ledger",)),
+    Transition("move, passing over", pass_over, Done(), Moved, "refused", leads=True, of_run=("ledger",)),
+    Transition("move, rescheduling", reschedule, Done(), Moved, "refused", leads=True, of_run=("ledger",)),
     Transition("enroll", enroll, "enrolled", "known", "refused", leads=True),
     Transition("enroll, starting", first_start, "started", "known", "refused", leads=True),
     Transition("requeue", requeue, Queued(), Moved(None), "refused", leads=True),

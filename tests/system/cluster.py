@@ -288,7 +288,7 @@ class View:
 
     async def presences(self) -> dict[int, Presence]:
         """By process id."""
-        return {int(found.parsed()["pid"]): found for found in await self.store.leases.workers()}
+        return {found.account().pid: found for found in await self.store.leases.workers()}
 
     async def present(self, *workers: Worker) -> None:
         """Wait until these workers, all by default, have said that they are there."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trio
 
-from engine.store.topology import Address
+from engine.address import Address
 from tests.store.proxy import Proxy
 from tests.system.cluster import (
     EVERY_SECOND,

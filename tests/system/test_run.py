@@ -52,11 +52,13 @@ if __name__ == "__main__":
     (cluster.directory / "shop.py").write_text(text)
 
 
-def start(cluster: Cluster, *command: str, name: str = "shop", **settings: object) -> Program:
+def start(
+    cluster: Cluster, *command: str, name: str = "shop", env: dict[str, str] | None = None, **settings: object
+) -> Program:
     """Start a command in the test's folder, with settings from the environment, as in a container."""
     given = {"redis_url": cluster.url, "redis_key_prefix": cluster.prefix, **settings}
-    env = {f"TROUPE_{key.upper()}": str(value) for key, value in given.items() if value is not None}
-    return cluster.program(*command, name=name, cwd=cluster.directory, **env)
+    settings_env = {f"TROUPE_{key.upper()}": str(value) for key, value in given.items() if value is not None}
+    return cluster.program(*command, name=name, cwd=cluster.directory, **settings_env, **(env or {}))
 
 
 @both_ways
@@ -131,9 +133,10 @@ async def test_a_signal_while_redis_is_away_ends_the_engine_soon(cluster: Cluste
 BROKEN_MODULES: Final = {
     "nolib_shop": "import nolib",
     "clumsy": "None.upper()",
+    "unfinished": "engine = ",
     "unlucky": 'from engine import TaskGroup\nTaskGroup("work").add_task("61 * * * *", name="job")(print)',
 }
-"""Each fails when it is imported: a library is missing, a bug, a task that cannot be declared."""
+"""Each fails when it is imported: a library is missing, a bug, half a line, a task that cannot be declared."""
 
 
 @pytest.mark.parametrize(
@@ -143,21 +146,25 @@ BROKEN_MODULES: Final = {
         ("shop", 2, "'shop' is not MODULE:ENGINE"),
         ("shop:nothing", 2, "module 'shop' has no 'nothing'"),
         ("shop:work", 2, "shop:work is of type TaskGroup"),
-        ("nolib_shop:engine", 1, "No module named 'nolib'"),
-        ("clumsy:engine", 1, "'NoneType' object has no attribute 'upper'"),
+        ("nolib_shop:engine", 78, "No module named 'nolib'"),
+        ("clumsy:engine", 78, "'NoneType' object has no attribute 'upper'"),
+        ("unfinished:engine", 78, "SyntaxError: "),
+        ("shop:engine --log-level=LOUD", 2, "'LOUD' is no level; give DEBUG"),
         ("unlucky:engine", 78, "error: task 'work/job'"),
     ],
 )
 async def test_a_target_that_cannot_be_run_is_explained(cluster: Cluster, target: str, code: int, message: str) -> None:
-    """A wrong argument is said in a sentence; what fails inside of the module keeps its own error and traceback."""
+    """A wrong argument is said in a sentence; what fails inside of the module keeps its own error and frames alone."""
     write_shop(cluster)
     for name, text in BROKEN_MODULES.items():
         (cluster.directory / f"{name}.py").write_text(text)
-    program = start(cluster, TROUPE, "run", target)
+    program = start(cluster, TROUPE, "run", *target.split())
     assert await program.ended() == code
     said = " ".join(program.log().replace("│", " ").split())  # usage errors come in a box
     assert message in said
-    assert ("Traceback" in said) == (code == 1)
+    frames = re.findall(r'File "([^"]+)"', program.log())
+    broken = [str(cluster.directory / f"{target.partition(':')[0]}.py")]
+    assert frames == (broken if code == 78 and "error: " not in said else [])
 
 
 @pytest.mark.parametrize(
@@ -166,6 +173,7 @@ async def test_a_target_that_cannot_be_run_is_explained(cluster: Cluster, target
         ({"redis_url": None}, "Config.redis_host: no Redis is named"),
         ({"concurrent_tasks": -1}, "Config.concurrent_tasks:"),
         ({"redis_url": "redis://ada:sesame@:0/0"}, "Config.redis_url:"),
+        ({"redis_url": "rediss://h", "redis_ca_file": "/nowhere.pem"}, "Config.redis_ca_file: /nowhere.pem"),
     ],
 )
 async def test_a_wrong_setting_ends_the_command_with_78(
@@ -178,6 +186,18 @@ async def test_a_wrong_setting_ends_the_command_with_78(
     (line,) = program.log().splitlines()
     assert message in line
     assert "sesame" not in line
+
+
+@both_ways
+async def test_an_embedded_redis_that_cannot_be_had_ends_the_start_with_78(
+    cluster: Cluster, how: tuple[str, ...]
+) -> None:
+    """One line that says what to change, as for a wrong setting: only the start can find it out."""
+    write_shop(cluster)
+    program = start(cluster, *how, redis_url=None, embedded=True, env={"XDG_STATE_HOME": "/dev/null"})
+    assert await program.ended() == 78
+    (line,) = program.log().splitlines()
+    assert "the embedded Redis cannot use /dev/null/troupe" in line
 
 
 @both_ways

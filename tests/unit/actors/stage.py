@@ -78,6 +78,8 @@ class Cable:
         self._stalled = False
         self.sent: list[tuple[float, tuple[Any, ...]]] = []
         """Every command of the first lane, in order, and when."""
+        self.reads_of_runs = 0
+        """Commands of the lane on which the worker waits for runs."""
         self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
         self.runs = Client(partial(self._request, Lane.RUNS), may_block=True)
         self.events = Client(partial(self._request, Lane.EVENTS), may_block=True)
@@ -125,6 +127,7 @@ class Cable:
         if self._whole.is_set():
             if lane is Lane.COMMANDS:
                 self.sent.append((trio.current_time(), args))
+            self.reads_of_runs += lane is Lane.RUNS
             with trio.CancelScope() as read:
                 self._reads.add(read)
                 try:
@@ -156,6 +159,7 @@ class Worker:
                 redis_label="in process",
                 snapshot=lambda: self.supervision.snapshot().to_dict(),
                 started_ms=stage.now_ms(),
+                on_leadership=lambda _leads: None,
             )
         )
         self.supervision = Supervision(self.troupe.spec, self.environment, on_event=self._heard)

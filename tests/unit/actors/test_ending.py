@@ -77,7 +77,7 @@ def test_a_body_that_raised_is_tried_again() -> None:
         (
             {"expression": "*/2 * * * *", "retry_backoff": 60.0, "retry_backoff_max": 60.0},
             1,
-            ("failed", "past retry_until"),
+            ("failed", "next slot came first"),
         ),
     ],
 )

@@ -201,12 +201,13 @@ async def test_the_presence_tells_who_is_there(autojump_clock: MockClock, stage:
     """With a version, for readers of other versions."""
     await stage.until(3.5)
     [presence] = await stage.store.leases.workers()
-    said = json.loads(presence.details)
+    said = presence.account()
     assert presence.seen_ms == at_ms(3)
     assert not presence.draining
-    assert (said["v"], said["worker_id"], said["pid"], said["digest"]) == (1, "svc-host-7-abcd", 7, "d" * 64)
-    assert said["counts"] == {"ran": 3}
-    assert said["roles"] == {"executes": True, "can_lead": True}
+    assert (said.worker_id, said.pid, said.digest) == ("svc-host-7-abcd", 7, "d" * 64)
+    assert said.counts == {"ran": 3}
+    assert (said.executes, said.can_lead) == (True, True)
+    assert json.loads(presence.details)["v"] == 1
 
 
 async def test_a_drain_is_said_at_once(autojump_clock: MockClock, stage: Stage, bearer: Bearer) -> None:

@@ -33,6 +33,7 @@ class Candidate:
         self.cable = Cable(stage.server)
         self.mailbox = Mailbox[Any]("leader")
         self.coordinator, self.reconciler, self.catalog = (Mailbox[Any](n) for n in "abc")
+        self.changes: list[bool] = []
         self.events: list[SupervisorEvent] = []
         self.tree: Supervision
 
@@ -45,6 +46,7 @@ class Candidate:
             coordinator=self.coordinator,
             reconciler=self.reconciler,
             catalog=self.catalog,
+            on_change=self.changes.append,
         )
         self.tree = await self.stage.actor(Child("leader", make, self.mailbox), events=self.events)
         await self.stage.settle()
@@ -269,3 +271,13 @@ async def test_followers_try_again_when_the_lease_ends_or_after_the_interval(
     await stage.until(14)
     assert sorted({sent_s for sent_s, _ in follower.cable.sent}) == [0, 5, 10, 12.001]
     assert await leader_of(stage) == "follower"
+
+
+async def test_whether_it_leads_is_said_at_each_change(
+    autojump_clock: MockClock, stage: Stage, first: Candidate
+) -> None:
+    """The health of the worker shows it, without asking Redis."""
+    await stage.until(1)
+    assert first.changes[-1] is True
+    await first.mailbox.ask(Drain, timeout_s=1)
+    assert first.changes[-1] is False

@@ -8,7 +8,7 @@ import trio
 
 from engine.domain.run import RunContext
 from engine.views import read_statistics
-from tests.unit.actors.stage import group
+from tests.unit.actors.stage import config, group
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -39,7 +39,7 @@ async def test_a_run_that_was_lost_then_failed_then_worked_shows_all_three(
     await stage.until(120)
     assert starts == 3
 
-    shown = await read_statistics(stage.store, "g/t", history_runs=10, expiration_s=3_600)
+    shown = await read_statistics(stage.store, "g/t", config())
     assert [(one.outcome, one.attempt, one.duration_s) for one in shown] == [
         ("ran", 2, 5.0),
         ("failed", 1, 5.0),

@@ -14,6 +14,7 @@ from cronsim import CronSim, CronSimError
 
 from engine.domain.schedule import Schedule
 from engine.errors import InvalidSchedule
+from tests.unit.domain.instants import between
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -51,7 +52,7 @@ DIFFERENCES = table("Differences from cronsim")
 
 
 def ours(expression: str, count: int = 50) -> list[int]:
-    return Schedule.parse(expression).between(START_MS, FAR_MS, count)
+    return between(Schedule.parse(expression), START_MS, FAR_MS, count)
 
 
 def cronsims(expression: str, count: int = 50) -> list[int]:
@@ -118,7 +119,7 @@ def test_the_table_of_daylight_saving_is_true(row: list[str]) -> None:
     day_after = (midnight + timedelta(days=1)).replace(tzinfo=zone)
     after_ms, until_ms = (int(day.timestamp()) * 1_000 - 1 for day in (midnight, day_after))
 
-    found = Schedule.parse(expression, zone.key).between(after_ms, until_ms, 100)
+    found = between(Schedule.parse(expression, zone.key), after_ms, until_ms, 100)
     local = [f"{datetime.fromtimestamp(ms / 1_000, zone):%H:%M:%S%z}" for ms in found]
     walk = CronSim(expression, midnight - timedelta(seconds=1))
     theirs = [ms for ms in (int(one.timestamp()) * 1_000 for one in islice(walk, 100)) if after_ms < ms <= until_ms]

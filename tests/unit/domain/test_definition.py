@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.domain.catalog import PAGE_SIZE, digest, merge, pages, parse_pages
-from engine.domain.task import Definition, encode_kwargs
-from engine.errors import MalformedDefinition, TaskTypeError
+from engine.domain.retry import retry_delay_s
+from engine.domain.task import Definition, check_inherited, encode_kwargs
+from engine.errors import MalformedDefinition, TaskDeclarationError, TaskTypeError
 
 json_values = st.recursive(
     st.none()
@@ -168,3 +169,44 @@ def test_code_wins_over_a_dynamic_task_of_its_name() -> None:
     """And dynamic tasks of other names are there too."""
     extra, taken = define("extra", dynamic=True), define(dynamic=True)
     assert merge({"aa": (1, [define()])}, [extra, taken]) == {"g/t": define(), "g/extra": extra}
+
+
+def test_a_backoff_above_the_longest_that_is_inherited_is_refused() -> None:
+    """It would silently become the Config's: whoever wrote 300 s would get 60 s."""
+    with pytest.raises(TaskDeclarationError) as caught:
+        check_inherited(define(retry_backoff=300), retry_backoff_max=60)
+    assert str(caught.value) == (
+        "task 'g/t', retry_backoff: 300 s is above Config.retry_backoff_max, 60 s, which the task inherits; "
+        "give the task a retry_backoff_max of its own, or raise that of the Config"
+    )
+    check_inherited(define(retry_backoff=300, retry_backoff_max=300), retry_backoff_max=60)
+    check_inherited(define(retry_backoff=60), retry_backoff_max=60)
+
+
+def test_a_longest_backoff_below_the_one_that_is_inherited_wins() -> None:
+    """Who gives a task a small retry_backoff_max wants its first retry early, too."""
+    quick = define(retry_backoff_max=5)
+    check_inherited(quick, retry_backoff_max=60)
+    assert quick.retry_backoff_max is not None
+    assert retry_delay_s(1, 10, quick.retry_backoff_max, 2) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"expression": "* * *"}, "task 'g/t', expression: cron '* * *': has 3 fields; write five fields"),
+        ({"expression": "61 * * * *"}, "task 'g/t', expression: cron '61 * * * *', minute: 61 is too large"),
+        ({"timezone": "Europe/Roma"}, "task 'g/t', timezone: 'Europe/Roma' is no time zone; write 'Europe/Rome'"),
+        ({"timeout": 1e9}, "task 'g/t', timeout: 1000000000.0 s; give 0.001 to 2,678,400 seconds"),
+        ({"max_retries": -1}, "task 'g/t', max_retries: -1; give 0 (never retry) to 1,000,000"),
+        (
+            {"retry_backoff": 2_000_000, "retry_backoff_max": 1_000_000.5},
+            "task 'g/t', retry_backoff: 2,000,000 s is above retry_backoff_max, 1,000,000.5 s; lower it or raise that",
+        ),
+    ],
+)
+def test_a_refusal_says_once_what_is_wrong_and_in_numbers_that_people_write(fields: dict[str, Any], text: str) -> None:
+    """Task, field, value, and what to write instead."""
+    with pytest.raises(TaskDeclarationError) as caught:
+        define(**fields)
+    assert str(caught.value).startswith(text)

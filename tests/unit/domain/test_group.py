@@ -14,6 +14,7 @@ from engine.errors import (
     DuplicateTask,
     FunctionAlreadyRegistered,
     FunctionNotRegistered,
+    GroupInUse,
     TaskDeclarationError,
     TaskTypeError,
     UnknownTask,
@@ -88,6 +89,7 @@ def test_a_list_on_one_side_is_paired_with_the_same_value() -> None:
         {"expr": ["@daily", "@hourly"], "names": ["one"]},
         {"expr": "@daily", "names": "one"},
         {"expr": 5},
+        {"expr": report},
         {"expr": "@daily", "kwargs": "x"},
         {"expr": "@daily", "kwargs": {"region": ("a",)}},
         {"expr": "@daily", "kwargs": {"region": {1}}},
@@ -125,6 +127,9 @@ def test_a_wrong_type_or_shape_is_a_type_error_that_adds_nothing(arguments: dict
         ({"expr": ["@daily", "x"]}, "expression"),
         ({"expr": "@daily", "timezone": "Mars/Olympus"}, "timezone"),
         ({"expr": "@daily", "name": "a/b"}, "name"),
+        ({"expr": "@daily", "name": ""}, "name"),
+        ({"expr": "@daily", "name": "", "names": ["a"]}, "name"),
+        ({"expr": ["@daily"], "names": [""]}, "name"),
         ({"expr": "@daily", "retry_backoff": -1}, "retry_backoff"),
         ({"expr": "@daily", "retry_backoff_max": float("inf")}, "retry_backoff_max"),
         ({"expr": "@daily", "retry_backoff": 9, "retry_backoff_max": 5}, "retry_backoff"),
@@ -304,3 +309,80 @@ def test_a_wrapper_that_supplies_an_argument_is_believed() -> None:
 def test_async_callables_are_told_from_plain_ones(function: Callable[..., Any], expected: bool) -> None:  # noqa: FBT001 -- a parameter of the test
     """Partials and objects with an async call are awaited too, not recorded as success unawaited."""
     assert is_async(function) is expected
+
+
+def test_the_decorator_without_parentheses_says_so() -> None:
+    """Otherwise the function would be the cron expression of a task that nobody declared."""
+    group = TaskGroup("g")
+    with pytest.raises(TaskTypeError, match=r"task 'g/report', expr: .*write @group\.add_task\('") as caught:
+        group.add_task(report)  # type: ignore[arg-type] # the mistake
+    assert caught.value.field == "expr"
+
+
+def test_an_empty_name_is_a_bad_name_and_not_none() -> None:
+    """It came from somewhere, and the function's own name is not what was meant."""
+    group = TaskGroup("g")
+    with pytest.raises(TaskDeclarationError, match="0 characters"):
+        group.register_function(report, name="")
+    with pytest.raises(TaskDeclarationError, match="0 characters"):
+        group.register_function("")(report)
+    group.register_function(report)
+    with pytest.raises(TaskDeclarationError, match="0 characters"):
+        group.add_dynamic_task("report", "@daily", name="")
+    assert (group.tasks, group.function_registry) == ([], {"report": report})
+
+
+def test_a_function_is_registered_under_one_name() -> None:
+    """Of two, none is dropped silently; and what cannot be called is no function."""
+    group = TaskGroup("g")
+    with pytest.raises(TaskTypeError, match="'abc' is given as well"):
+        group.register_function("abc", name="def")
+    with pytest.raises(TaskTypeError, match="5 is of type int"):
+        group.register_function(5)  # type: ignore[call-overload] # the mistake
+    assert group.function_registry == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"allow_parallel": "yes"}, TaskTypeError),
+        ({"allow_parallel": 1}, TaskTypeError),
+        ({"max_retries": "yes"}, TaskTypeError),
+        ({"max_retries": True}, TaskTypeError),
+        ({"max_retries": -1}, TaskDeclarationError),
+    ],
+)
+def test_what_tasks_inherit_is_checked_where_the_group_is_made(
+    settings: dict[str, Any], error: type[TaskDeclarationError]
+) -> None:
+    """Not at the first task that inherits it, or never."""
+    with pytest.raises(error) as caught:
+        TaskGroup("g", **settings)
+    assert [caught.value.field] == list(settings)
+    assert str(caught.value).startswith("group 'g', ")
+
+
+def test_a_group_in_use_does_not_change() -> None:
+    """An engine has read it at its start, so that a later declaration would be silently ignored."""
+    group = TaskGroup("g")
+    group.add_task("@daily")(report)
+    group.add_dynamic_task("report", "@daily", name="extra")
+    prepared = group.add_task("@daily", register=False)
+    changes: list[Callable[[], object]] = [
+        lambda: prepared(clean),
+        lambda: group.register_function(clean),
+        lambda: group.add_dynamic_task("report", "@hourly"),
+        lambda: group.remove_dynamic_task("extra"),
+    ]
+    with group.in_use(), group.in_use():
+        pass
+    with group.in_use():
+        with group.in_use():
+            pass
+        for change in changes:
+            with pytest.raises(GroupInUse, match=r"task 'g/.*declare before"):
+                change()
+        assert [task.name for task in group.tasks] == ["report", "extra"]
+    for change in changes:
+        change()
+    assert [task.name for task in group.tasks][:2] == ["report", "clean"]

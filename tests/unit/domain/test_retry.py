@@ -67,13 +67,13 @@ def test_a_frequent_task_is_retried_until_its_next_slot() -> None:
 
     assert decided(HOURLY, 5_000, 0) == Retry(60_000)
     assert decided(MINUTELY, 6, 27_999) == Retry(32_000)
-    assert decided(MINUTELY, 6, 28_000) == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+    assert decided(MINUTELY, 6, 28_000) == GiveUp(Verdict.FAILED, Reason.NEXT_SLOT)
 
 
 def test_a_body_that_outlasts_the_next_slot_is_not_retried() -> None:
     """The slot after the run's own ends its retries, not the slot after each attempt, which never comes nearer."""
     decision = after_failure(MINUTELY, policy(), failures=1, slot_ms=NOON_MS, now_ms=NOON_MS + 90_000)
-    assert decision == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+    assert decision == GiveUp(Verdict.FAILED, Reason.NEXT_SLOT)
 
 
 def test_max_retries_is_kept_whatever_the_next_slot() -> None:
@@ -88,7 +88,7 @@ def test_a_run_that_no_slot_asked_for_is_retried_ten_times_before_the_coming_slo
     late = after_failure(MINUTELY, policy(), failures=1, slot_ms=None, now_ms=NOON_MS + 59_500)
     spent = after_failure(MINUTELY, policy(), failures=11, slot_ms=None, now_ms=NOON_MS)
     assert first == Retry(1_000)
-    assert late == GiveUp(Verdict.FAILED, Reason.PAST_RETRY_UNTIL)
+    assert late == GiveUp(Verdict.FAILED, Reason.NEXT_SLOT)
     assert spent == GiveUp(Verdict.DEAD, Reason.RETRIES_SPENT)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine.domain import zones
 from engine.domain.schedule import Schedule
 from engine.errors import InvalidSchedule
+from tests.unit.domain.instants import between
 
 ZONES = (
     "UTC",
@@ -81,7 +82,7 @@ def test_around_a_change_of_the_clocks_all_ways_to_ask_agree(
     centre = data.draw(st.sampled_from(changes_near(zone, year)))
     after_ms = (centre + data.draw(st.integers(-7_200, 7_200))) * 1_000
     schedule = Schedule(expression, zone)
-    forward = schedule.between(after_ms, after_ms + 40 * 86_400_000, 60)
+    forward = between(schedule, after_ms, after_ms + 40 * 86_400_000, 60)
     assert forward == sorted(set(forward))
     if not forward:
         return
@@ -190,6 +191,24 @@ def test_nonsense_is_refused_by_the_name_of_its_field(expression: str, field: st
         Schedule.parse(expression)
     assert caught.value.field == field
     assert "write" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("61 * * * *", "minute: 61 is too large; write 0 to 59"),
+        ("60 0 * * * *", "second: 60 is too large; write 0 to 59"),
+        ("0 7-24/2 * * *", "hour: 24 is too large; write 0 to 23"),
+        ("0 0 1,32 * *", "day-of-month: 32 is too large; write 1 to 31"),
+        ("0 0 1 13 *", "month: 13 is too large; write 1 to 12"),
+        ("0 0 * * 8", "day-of-week: 8 is too large; write 0 to 7"),
+    ],
+)
+def test_a_number_too_large_is_answered_with_the_bounds_of_its_field(expression: str, said: str) -> None:
+    """Rather than with how cron is written in general."""
+    with pytest.raises(InvalidSchedule) as caught:
+        Schedule.parse(expression)
+    assert str(caught.value) == f"cron {expression!r}, {said}"
 
 
 @given(st.text(alphabet="0123456789*/,-#LWHRlw? @jansu", max_size=30))

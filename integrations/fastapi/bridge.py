@@ -1,0 +1,451 @@
+"""The bridge between the engine's trio thread and the application's loop: runs go over, ends come back, in batches.
+
+A thread crossing costs far more than what crosses, so each side collects what is for the other and wakes it once.
+Waking must not block and may do nothing but set an event: a task group cannot be used from an asyncio callback, and anyio's
+BlockingPortal cannot be called from a thread in which trio runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+import traceback
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
+
+import anyio
+import trio
+
+from engine.domain.run import RunContext
+from engine.errors import EngineStateError, HostGone
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+__all__ = ["Bridge"]
+
+log = logging.getLogger("fastapi.task-manager.runner")
+
+T = TypeVar("T")
+
+PULSE_S = 1.0
+"""How often the host is asked for a sign of life, and how late it may be."""
+
+ENDS_WITHIN_S = 10.0
+"""A body that has not ended so long after its cancellation is reported. It is waited for all the same."""
+
+FRAMES = 15
+"""How many frames of the host's stack are shown, the innermost ones."""
+
+
+@final
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One body on its way over the bridge."""
+
+    function: Callable[[], Awaitable[object]]
+    run: RunContext
+    done: trio.Event = field(default_factory=trio.Event)
+    begun: bool = False
+    withdrawn: bool = False
+    stopped: bool = False
+    """The engine asked for its end."""
+
+    cancelled: bool = False
+    """The body has ended because of that."""
+
+    scope: anyio.CancelScope | None = None
+    error: BaseException | None = None
+
+
+@final
+@dataclass(slots=True, eq=False)
+class _Stop:
+    """The engine wants this body to end."""
+
+    call: _Call
+
+
+@final
+@dataclass(slots=True, eq=False)
+class _Question:
+    """Something that somebody on the host's side wants done in the engine's thread."""
+
+    operation: Callable[[], Awaitable[Any]]
+    wake: Callable[[], None]
+    """Sets the event for which whoever asked waits, on whatever loop that is."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def answer(self) -> None:
+        with suppress(RuntimeError):  # nobody waits any more: the loop is closed, or the trio run has finished
+            self.wake()
+
+
+@final
+@dataclass(slots=True, eq=False)
+class _Pulse:
+    """A sign of life that the engine waits for."""
+
+    seen: trio.Event = field(default_factory=trio.Event)
+
+
+_ToHost: TypeAlias = _Call | _Stop | _Pulse
+_ToEngine: TypeAlias = _Call | _Question | _Pulse
+
+
+@final
+class Bridge:
+    """Made on the host's loop, for one life of one engine.
+
+    Args:
+        begin_within_s: a run that the host has not begun by then goes back to the engine: at most a lease.
+        on_host_gone: called once, in any thread, when the host has ended; a dead host must not leave a leader behind.
+        pulse_s: how often the host is asked for a sign of life, and how late it may be.
+    """
+
+    def __init__(
+        self, *, begin_within_s: float, on_host_gone: Callable[[], None], pulse_s: float = PULSE_S
+    ) -> None:
+        self._begin_within_s, self._on_host_gone, self._pulse_s = begin_within_s, on_host_gone, pulse_s
+        self._lock = threading.Lock()
+        self._to_host: deque[_ToHost] = deque()
+        self._to_engine: deque[_ToEngine] = deque()
+        self._host_woken = self._engine_woken = False
+        self._wake_host = _waker(self._ring)
+        self._host_thread = threading.get_ident()
+        self._bell = anyio.Event()
+        self._serving = anyio.CancelScope(shield=True)
+        self._going: set[_Call] = set()
+        """Begun, and not yet ended."""
+
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
+        self._host_gone = False
+        """The host takes nothing more: its task has ended, or its loop is closed."""
+
+        self._engine_gone = False
+        """The engine takes nothing more: its thread ends."""
+
+    # -- the engine's side: called in the trio thread -----------------------------------------------------------------
+
+    async def run(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run a body on the host's loop. Raises what it raises; returns or raises only when it has ended.
+
+        Cancelled, the body is cancelled; what it then does counts as if it had run here.
+
+        Raises:
+            HostGone: the host did not begin it in time, or has ended: give the run back.
+        """
+        call = _Call(function, RunContext.current())
+        self._send_to_host(call)
+        try:
+            with trio.move_on_after(self._begin_within_s):
+                await call.done.wait()
+            if self._withdraw(call):
+                raise HostGone("the application's loop did not begin it in time")
+            await call.done.wait()
+        except trio.Cancelled:
+            if self._withdraw(call):
+                raise
+            self._send_to_host(_Stop(call))
+            with trio.CancelScope(shield=True):
+                await self._wait_ended(call)
+            if call.cancelled:
+                raise
+        if call.error is not None:
+            raise call.error
+
+    async def attend(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Answer questions, and watch the host's pulse, until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery, self._token = nursery, trio.lowlevel.current_trio_token()
+                nursery.start_soon(self._watch_pulse)
+                self._drain_to_engine()
+                task_status.started()
+        finally:
+            self._nursery = None
+
+    def hang_up(self) -> None:
+        """The engine's thread ends: nobody waits for an answer any more, and bodies have nobody to report to."""
+        with self._lock:
+            self._engine_gone = True
+            left, self._to_engine = self._to_engine, deque()
+            going = list(self._going)
+        for item in left:
+            if isinstance(item, _Question):
+                item.error = EngineStateError("ask", "the engine has ended")
+                item.answer()
+        for call in going:
+            self._send_to_host(_Stop(call))
+
+    def _withdraw(self, call: _Call) -> bool:
+        """Take a call back that the host has not begun. Under the lock under which the host takes it."""
+        with self._lock:
+            if call.begun or call.done.is_set():
+                return False
+            call.withdrawn = True
+            return True
+
+    async def _wait_ended(self, call: _Call) -> None:
+        with trio.move_on_after(ENDS_WITHIN_S):
+            await call.done.wait()
+        if not call.done.is_set():
+            log.warning(
+                "Run %s goes on %g s after it was cancelled, and is waited for: let CancelledError (asyncio) or "
+                "Cancelled (trio) out of its body",
+                *(call.run.run_id, ENDS_WITHIN_S),
+            )
+            await call.done.wait()
+
+    def _send_to_host(self, item: _ToHost) -> None:
+        with self._lock:
+            self._to_host.append(item)
+            ring, self._host_woken = not self._host_woken, True
+            gone = self._host_gone
+        if gone:
+            self._refuse()
+        elif ring:
+            self._knock()
+
+    def _knock(self) -> None:
+        """Wake the host. That this fails is how an end without a farewell shows."""
+        try:
+            self._wake_host()
+        except RuntimeError:  # asyncio: the loop is closed; trio: the run has finished
+            self._abandon()
+
+    def _drain_to_engine(self) -> None:
+        with self._lock:
+            items, self._to_engine = self._to_engine, deque()
+            self._engine_woken = False
+        for item in items:
+            match item:
+                case _Call():
+                    item.done.set()
+                case _Pulse():
+                    item.seen.set()
+                case _Question() if self._nursery is not None:
+                    self._nursery.start_soon(self._answer, item)
+                case _Question():
+                    item.error = EngineStateError("ask", "the engine has ended")
+                    item.answer()
+
+    async def _answer(self, question: _Question) -> None:
+        question.error = EngineStateError("ask", "the engine ended before it could answer")
+        try:
+            question.value = await question.operation()
+            question.error = None
+        except Exception as error:  # noqa: BLE001  # it belongs to whoever asked, and is raised there
+            question.error = error
+        finally:
+            question.answer()
+
+    async def _watch_pulse(self) -> None:
+        """Report a host that does not answer, once each time, with the stack of what it is doing."""
+        while not self._host_gone:
+            pulse = _Pulse()
+            self._send_to_host(pulse)
+            asked_s, reported = trio.current_time(), False
+            while not pulse.seen.is_set():
+                with trio.move_on_after(self._pulse_s):
+                    await pulse.seen.wait()
+                    break
+                if not reported:
+                    self._report_stall()
+                    reported = True
+                self._knock()  # a loop may be closed with a wake-up under way; then this one fails
+            if reported and not self._host_gone:
+                log.warning("The application's loop is back after %.1f s", trio.current_time() - asked_s)
+            await trio.sleep(self._pulse_s)
+
+    def _report_stall(self) -> None:
+        frame = sys._current_frames().get(self._host_thread)  # noqa: SLF001  # the documented way to see another thread
+        if frame is None:
+            log.warning("The thread of the application's loop has ended")
+            self._abandon()
+            return
+        stack = "".join(traceback.format_stack(frame, limit=FRAMES))
+        log.warning("The application's loop has not answered for %.1f s; it is here:\n%s", self._pulse_s, stack)
+
+    # -- the host's side: called on the application's loop ------------------------------------------------------------
+
+    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Begin what comes over the bridge, in a task group of its own, until ``close``.
+
+        Shielded: an application that is cancelled goes on serving an engine that drains.
+        """
+        try:
+            with self._serving:
+                async with anyio.create_task_group() as bodies:
+                    task_status.started()
+                    stops = _stop_detector()
+                    while True:
+                        await self._bell.wait()
+                        self._bell = anyio.Event()
+                        self._take_over(bodies, stops)
+        finally:
+            self._abandon()
+
+    def close(self) -> None:
+        """End ``serve``, and with it the bodies that are still going."""
+        self._serving.cancel()
+
+    async def ask(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do something in the engine's thread, and wait for it, on any loop. Cancelled: it is done all the same.
+
+        Raises:
+            EngineStateError: the engine does not run.
+        """
+        answered = anyio.Event()
+        question = _Question(operation, _waker(answered.set))
+        if not self._send_to_engine(question):
+            raise EngineStateError("ask", "the engine does not run")
+        await answered.wait()
+        if question.error is not None:
+            raise question.error
+        value: T = question.value
+        return value
+
+    def _ring(self) -> None:
+        self._bell.set()
+
+    def _take_over(self, bodies: TaskGroup, stops: Callable[[], bool]) -> None:
+        with self._lock:
+            items, self._to_host = self._to_host, deque()
+            self._host_woken = False
+            for item in items:
+                if isinstance(item, _Call) and not item.withdrawn:
+                    item.begun = True
+                    self._going.add(item)
+        for item in items:
+            match item:
+                case _Call():
+                    if item.begun:
+                        bodies.start_soon(self._body, item, stops, name=item.run.run_id)
+                case _Stop():
+                    item.call.stopped = True
+                    if item.call.scope is not None:
+                        item.call.scope.cancel()
+                case _Pulse():
+                    self._send_to_engine(item)
+
+    async def _body(self, call: _Call, stops: Callable[[], bool]) -> None:
+        with anyio.CancelScope() as call.scope, call.run.entered():
+            if call.stopped:
+                call.scope.cancel()
+            try:
+                await call.function()
+            except BaseException as error:
+                cancelled = _is_cancellation(error)
+                if call.stopped and cancelled:
+                    call.cancelled = True
+                    raise
+                if stops():
+                    call.error = HostGone("the application stops")
+                    if cancelled:
+                        raise
+                else:  # whatever a run raises ends at the run, also a CancelledError that nobody asked for
+                    call.error = error
+            finally:
+                call.scope = None
+                self._end(call)
+
+    def _end(self, call: _Call) -> None:
+        with self._lock:
+            if call not in self._going:
+                return  # it was given up before
+            self._going.remove(call)
+        self._send_to_engine(call)
+
+    def _send_to_engine(self, item: _ToEngine) -> bool:
+        """False: the engine's thread has ended."""
+        with self._lock:
+            if self._engine_gone:
+                return False
+            self._to_engine.append(item)
+            ring, self._engine_woken = not self._engine_woken, True
+        if ring and self._token is not None:
+            with suppress(trio.RunFinishedError):  # what it waited for is dealt with by hang_up
+                self._token.run_sync_soon(self._drain_to_engine)
+        return True
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _abandon(self) -> None:
+        """The host does nothing more: what it has not begun goes back, now and from now on.
+
+        So does what it has not ended: its task never got to run, or stands still for ever on a closed loop.
+        """
+        with self._lock:
+            known, self._host_gone = self._host_gone, True
+            left, self._going = self._going, set()
+        for call in left:
+            call.error = HostGone("the application's loop has ended")
+            self._send_to_engine(call)
+        self._refuse()
+        if not known:
+            self._on_host_gone()
+
+    def _refuse(self) -> None:
+        with self._lock:
+            items, self._to_host = self._to_host, deque()
+        for item in items:
+            match item:
+                case _Call():
+                    item.error = HostGone("the application's loop has ended")
+                    self._send_to_engine(item)
+                case _Pulse():
+                    self._send_to_engine(item)
+                case _Stop():
+                    pass
+
+
+def _waker(ring: Callable[[], None]) -> Callable[[], None]:
+    """What calls this on the current loop, from any thread, without blocking. RuntimeError: the loop has ended."""
+    if trio.lowlevel.in_trio_task():
+        token = trio.lowlevel.current_trio_token()
+        return lambda: token.run_sync_soon(ring, idempotent=True)
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(ring)
+
+    return wake
+
+
+def _stop_detector() -> Callable[[], bool]:
+    """Made in the host's task; called in the task of a body that ended badly, it says whether the host stops.
+
+    Either a scope around them is cancelled (anyio says so by a deadline that has always been over), or somebody has
+    cancelled the host's own asyncio task, as ``asyncio.run`` does with every task when it ends.
+    """
+
+    def scope_cancelled() -> bool:
+        return anyio.current_effective_deadline() == -math.inf
+
+    if trio.lowlevel.in_trio_task():
+        return scope_cancelled
+    import asyncio
+
+    host = asyncio.current_task()
+    assert host is not None
+    return lambda: scope_cancelled() or host.cancelling() > 0
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Is it nothing but the backend's cancellation? Nurseries and task groups may wrap it."""
+    kind = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kind)[1] is None
+    return isinstance(error, kind)

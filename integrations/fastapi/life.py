@@ -1,0 +1,120 @@
+"""One life of an engine inside a web application: a thread for the engine, the application's loop for its bodies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, final
+
+import anyio
+import anyio.to_thread
+import trio
+
+from engine.errors import EngineStateError, TroupeError
+from integrations.fastapi.bridge import Bridge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.app import Engine
+    from engine.worker import Health
+
+__all__ = ["EngineLife", "running"]
+
+log = logging.getLogger("fastapi.task-manager.runner")
+
+ANSWER_S = 2.0
+"""How long the engine's thread may take to say how it is."""
+
+
+@final
+class EngineLife:
+    """An engine in a daemon thread, from its start to its end. No signal handler is installed there."""
+
+    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+        self.engine, self.bridge = engine, bridge
+        self.failure: TroupeError | None = None
+        """Why the engine ended by itself, if it did. The application goes on, and its health says so."""
+
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="troupe-engine", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Does the engine's thread run?"""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread, and return at once. Redis need not be there: the engine joins when it is."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the engine to stop gracefully, from any thread, and return at once."""
+        self._stopped = True
+        if self._token is not None:
+            try:
+                self._token.run_sync_soon(self.engine.stop)
+            except trio.RunFinishedError:
+                log.debug("The engine has ended already")
+
+    async def health(self) -> Health | None:
+        """How the worker is; None when its thread has ended, or does not answer within moments."""
+
+        async def look() -> Health:
+            await trio.lowlevel.checkpoint()
+            return self.engine.health()
+
+        with anyio.move_on_after(ANSWER_S):
+            try:
+                return await self.bridge.ask(look)
+            except EngineStateError:
+                return None
+        return None
+
+    def join(self) -> None:
+        """Wait for the thread's end. Blocks: not on the application's loop."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except TroupeError as error:
+            self.failure = error
+            log.critical("The engine failed, and the application goes on without it: %s", error, exc_info=error)
+
+    async def _main(self) -> None:
+        failure: TroupeError | None = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.bridge.attend)
+            # From here to serve() there is no checkpoint: a stop() that sees the token comes after its start.
+            self._token = trio.lowlevel.current_trio_token()
+            if not self._stopped:
+                try:
+                    await self.engine.serve(host=self.bridge, wait_for_redis=True)
+                except TroupeError as error:  # out of here it would be in a group
+                    failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+@asynccontextmanager
+async def running(engine: Engine) -> AsyncIterator[EngineLife]:
+    """Run the engine beside the block, with its asynchronous bodies on this loop.
+
+    At the end the engine drains, while bodies go on here; only when it has ended does this return, cancelled or not.
+    """
+    bridge = Bridge(begin_within_s=engine.config.run_lease_s, on_host_gone=engine.stop)
+    life = EngineLife(engine, bridge)
+    async with anyio.create_task_group() as host:
+        await host.start(bridge.serve)
+        life.start()
+        try:
+            yield life
+        finally:
+            life.stop()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(life.join)
+            host.cancel_scope.cancel()
