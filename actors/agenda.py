@@ -76,7 +76,7 @@ class Plan:
 
 
 def plan(due: Iterable[Due], tasks: Mapping[str, Definition], now_ms: int, *, allow_parallel: bool) -> Plan:
-    """Decide about open slots by the tasks' catch-up policies. Tasks that are not in the catalogue are left alone.
+    """Decide about open slots by the tasks' catch-up policies. Tasks that are not in the catalog are left alone.
 
     ``allow_parallel`` is for tasks that do not say.
     """
@@ -114,7 +114,7 @@ def plan(due: Iterable[Due], tasks: Mapping[str, Definition], now_ms: int, *, al
 def enrolments(
     tasks: Mapping[str, Definition], known: Mapping[str, int | None], now_ms: int, *, allow_parallel: bool
 ) -> tuple[list[Enrolment], list[Move]]:
-    """What brings ``due`` in line with the catalogue: first instants for new tasks, others for changed schedules.
+    """What brings ``due`` in line with the catalog: first instants for new tasks, others for changed schedules.
 
     A task whose due instant is no instant of its schedule, or not the next one, was declared with another schedule; if
     that slot was open, it is recorded as missed.

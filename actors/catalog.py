@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, assert_never, final
 import trio
 
 from actors.messages import (
+    CatalogAsked,
     CatalogInbox,
-    CatalogueAsked,
-    CatalogueRead,
+    CatalogRead,
     LeadershipEnded,
     LeadershipTaken,
     Refresh,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.domain.catalog import Declaration
     from engine.runtime import Mailbox
-    from engine.store.catalogue import Contents, DeclaredSet, Event
+    from engine.store.catalog import Contents, DeclaredSet, Event
     from engine.store.leases import Presence
     from engine.store.store import Store
     from engine.store.timetable import Due
@@ -47,7 +47,7 @@ MAX_WAKES = 100
 """As many wake-ups are kept in their stream: of so many at once, some may have been trimmed before they were heard."""
 
 CHANGES = frozenset({"declared", "retired", "defined", "forgotten", "paused", "resumed"})
-"""Events after which the catalogue is read again. A trigger, say, is none of them."""
+"""Events after which the catalog is read again. A trigger, say, is none of them."""
 
 
 @final
@@ -84,7 +84,7 @@ class Catalog(Actor[CatalogInbox]):
         self._digest = digest(declaration.definitions, declaration.functions)
         self._declaring = False
         self._version = -1
-        self._news: CatalogueRead | None = None
+        self._news: CatalogRead | None = None
         self._sets: Mapping[str, DeclaredSet] = {}
         self._leading = False
         self._strangers: set[str] = set()
@@ -98,12 +98,12 @@ class Catalog(Actor[CatalogInbox]):
             self._scheduling.leader.tell(TermAsked())
 
     async def receive(self, message: CatalogInbox) -> None:
-        """Read the catalogue when it changed."""
+        """Read the catalog when it changed."""
         match message:
             case Refresh():
                 if message.version is None or message.version != self._version:
                     await self._refresh()
-            case CatalogueAsked():
+            case CatalogAsked():
                 if self._news is not None:
                     self._tell_all(self._news)
             case LeadershipTaken():
@@ -115,7 +115,7 @@ class Catalog(Actor[CatalogInbox]):
             case _:
                 assert_never(message)
 
-    # -- reading the catalogue ------------------------------------------------------------------------------------
+    # -- reading the catalog ------------------------------------------------------------------------------------
 
     def _start_declaring(self) -> None:
         if not self._declaring:
@@ -124,13 +124,13 @@ class Catalog(Actor[CatalogInbox]):
 
     async def _declare(self) -> None:
         store, texts = self._store, pages(self._declaration.definitions, self._declaration.functions)
-        await insist(store.transport, lambda: store.catalogue.declare(self._digest, texts))
+        await insist(store.transport, lambda: store.catalog.declare(self._digest, texts))
         self._declaring = False
         await self.context.mailbox.send(Refresh(None))
 
     async def _refresh(self) -> None:
         try:
-            contents = await self._store.catalogue.contents(self._sets)
+            contents = await self._store.catalog.contents(self._sets)
             workers = await self._store.leases.workers()
         except RedisUnavailable:
             self._again.after(PAUSE_S)
@@ -139,18 +139,18 @@ class Catalog(Actor[CatalogInbox]):
         if all(found.digest != self._digest for found in contents.sets):
             self._start_declaring()  # retired while this worker was cut off, or forgotten by Redis
         self._sets = {found.digest: found for found in contents.sets}
-        news = self._news = read_catalogue(contents)
+        news = self._news = read_catalog(contents)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
         self._tell_all(news)
         self._warn_of_strangers(news, workers)
 
-    def _tell_all(self, news: CatalogueRead) -> None:
+    def _tell_all(self, news: CatalogRead) -> None:
         self._consumer.tell(news)
         if self._scheduling is not None:
             self._scheduling.coordinator.tell(news)
             self._scheduling.reconciler.tell(news)
 
-    def _warn_of_strangers(self, news: CatalogueRead, workers: list[Presence]) -> None:
+    def _warn_of_strangers(self, news: CatalogRead, workers: list[Presence]) -> None:
         """Two live workers on one prefix with no task in common are two applications: both run all of theirs."""
         mine = news.sets.get(self._digest, frozenset())
         for other in workers:
@@ -175,14 +175,14 @@ class Catalog(Actor[CatalogInbox]):
         store = self._store
         while True:
             leading = self._leading
-            ids = await insist(store.transport, partial(store.catalogue.start, wake=leading))
+            ids = await insist(store.transport, partial(store.catalog.start, wake=leading))
             # Whatever happened before this reader began:
             await self.context.mailbox.send(Refresh(None))
             await self._wake(())
             await self._say_vacated()
             try:
                 while leading == self._leading:
-                    events, ids = await store.catalogue.news(ids, block_ms=self._config.stream_block_ms)
+                    events, ids = await store.catalog.news(ids, block_ms=self._config.stream_block_ms)
                     await self._pass_on(events)
             except RedisUnavailable:
                 await trio.sleep(PAUSE_S)
@@ -212,7 +212,7 @@ class Catalog(Actor[CatalogInbox]):
             log.debug("The reader of events begins anew by itself when Redis is back")
 
 
-def read_catalogue(contents: Contents) -> CatalogueRead:
+def read_catalog(contents: Contents) -> CatalogRead:
     """What Redis holds, parsed and merged: of a task in several sets, the set first seen latest wins.
 
     A definition that this version cannot read is left out, with a warning: a newer version, which wrote it, runs it.
@@ -229,7 +229,7 @@ def read_catalogue(contents: Contents) -> CatalogueRead:
             dynamic.append(Definition.from_json(text))
         except MalformedDefinition as error:
             log.warning("The dynamic task %s is not understood by this version: %s", task_id, error)
-    return CatalogueRead(
+    return CatalogRead(
         version=contents.version,
         tasks=merge(sets, dynamic),
         sets={digest: frozenset(one.id for one in definitions) for digest, (_, definitions) in sets.items()},

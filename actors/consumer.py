@@ -10,8 +10,8 @@ import trio
 from actors.ending import report
 from actors.intake import Intake
 from actors.messages import (
-    CatalogueAsked,
-    CatalogueRead,
+    CatalogAsked,
+    CatalogRead,
     ConsumerInbox,
     Drain,
     LeasesInDanger,
@@ -86,7 +86,7 @@ class Consumer(Actor[ConsumerInbox]):
 
     async def started(self) -> None:
         """Take over the threads of a former life, then read."""
-        self._catalog.tell(CatalogueAsked())
+        self._catalog.tell(CatalogAsked())
         self._settlement = Settlement(
             store=self._store, worker=self._identity.key, stats=self._stats, on_settled=self._settled
         )
@@ -108,7 +108,7 @@ class Consumer(Actor[ConsumerInbox]):
     async def receive(self, message: ConsumerInbox) -> None:
         """Change what is known and who shall stop; the runs themselves are tasks of their own."""
         match message:
-            case CatalogueRead():
+            case CatalogRead():
                 self._learn(message.tasks)
             case RunsAsked():
                 message.reply.send([(run.run_id, run.claimed.fence) for run in self._runs.values()])
@@ -124,10 +124,10 @@ class Consumer(Actor[ConsumerInbox]):
             case _:
                 assert_never(message)
 
-    def _learn(self, catalogue: Mapping[str, Definition]) -> None:
+    def _learn(self, catalog: Mapping[str, Definition]) -> None:
         """What this process declares it runs by its own code; what was made at run time, if it knows the function."""
         known = dict(self._declared)
-        for task_id, definition in catalogue.items():
+        for task_id, definition in catalog.items():
             if task_id not in known and definition.dynamic:
                 function = self._functions.get((definition.group, definition.function))
                 if function is not None:

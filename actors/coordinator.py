@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, assert_never, final
 
 from actors.agenda import WINDOW_MS, Agenda, enrolments, plan
 from actors.messages import (
-    CatalogueAsked,
-    CatalogueRead,
+    CatalogAsked,
+    CatalogRead,
     CoordinatorInbox,
     LeadershipEnded,
     LeadershipTaken,
@@ -66,7 +66,7 @@ class Coordinator(Actor[CoordinatorInbox]):
         """Wait for a term."""
         self._timer = Timer[CoordinatorInbox](self.context, Turn())
         self._leader.tell(TermAsked())
-        self._catalog.tell(CatalogueAsked())
+        self._catalog.tell(CatalogAsked())
         self.context.doing("following")
 
     async def receive(self, message: CoordinatorInbox) -> None:
@@ -85,7 +85,7 @@ class Coordinator(Actor[CoordinatorInbox]):
             case LeaseRenewed():
                 if not self._renewed(message):
                     return
-            case CatalogueRead():
+            case CatalogRead():
                 self._tasks = message.tasks
             case Woken():
                 self._agenda.note(message.due)
@@ -158,7 +158,7 @@ class Coordinator(Actor[CoordinatorInbox]):
         self._leader.tell(WriteRefused(term))
 
     async def _enroll(self, term: Term) -> None:
-        """Bring ``due`` in line with the catalogue: all of it in a new term, then only what changed.
+        """Bring ``due`` in line with the catalog: all of it in a new term, then only what changed.
 
         Not done (to be repeated) when Redis says that this process's estimate of its time was wrong.
         """

@@ -88,7 +88,7 @@ class WriteRefused:
 @final
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Read the catalogue if its version is not this one. Heartbeat, Leader, Catalog's own reader -> Catalog."""
+    """Read the catalog if its version is not this one. Heartbeat, Leader, Catalog's own reader -> Catalog."""
 
     version: int | None
     """None: read it in any case."""
@@ -96,7 +96,7 @@ class Refresh:
 
 @final
 @dataclass(frozen=True, slots=True)
-class CatalogueRead:
+class CatalogRead:
     """The tasks that exist now. Catalog -> Coordinator, Consumer, Reconciler; at each change."""
 
     version: int
@@ -112,7 +112,7 @@ class CatalogueRead:
 
 @final
 @dataclass(frozen=True, slots=True)
-class CatalogueAsked:
+class CatalogAsked:
     """Say again which tasks exist. Coordinator, Consumer, Reconciler -> Catalog, when they start."""
 
 
@@ -223,9 +223,9 @@ class Drain:
 
 
 LeaderInbox: TypeAlias = Campaign | SeatVacated | LeaseRenewed | TermAsked | WriteRefused | Drain
-CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh | CatalogueAsked
-CoordinatorInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogueRead | Woken | Turn
-ConsumerInbox: TypeAlias = CatalogueRead | RunsAsked | StopRuns | LeasesInDanger | Drain
+CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh | CatalogAsked
+CoordinatorInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogRead | Woken | Turn
+ConsumerInbox: TypeAlias = CatalogRead | RunsAsked | StopRuns | LeasesInDanger | Drain
 StatsInbox: TypeAlias = RunsEnded | CountsAsked
-ReconcilerInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogueRead | Look
+ReconcilerInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogRead | Look
 HeartbeatInbox: TypeAlias = Beat | Drain

@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING, assert_never, final
 
 from actors.messages import (
-    CatalogueAsked,
-    CatalogueRead,
+    CatalogAsked,
+    CatalogRead,
     LeadershipEnded,
     LeadershipTaken,
     LeaseRenewed,
@@ -70,7 +70,7 @@ class Reconciler(Actor[ReconcilerInbox]):
         """Wait for a term."""
         self._timer = Timer[ReconcilerInbox](self.context, Look())
         self._leader.tell(TermAsked())
-        self._catalog.tell(CatalogueAsked())
+        self._catalog.tell(CatalogAsked())
         self.context.doing("following")
 
     async def receive(self, message: ReconcilerInbox) -> None:
@@ -90,7 +90,7 @@ class Reconciler(Actor[ReconcilerInbox]):
             case LeaseRenewed():
                 if message.term == self._term:
                     self._renewed_at_s = max(self._renewed_at_s, message.renewed_at_s)
-            case CatalogueRead():
+            case CatalogRead():
                 self._sets, self._tasks = message.sets, frozenset(message.tasks)
                 self._forgotten = message.forgotten
             case Look():
@@ -191,7 +191,7 @@ class Reconciler(Actor[ReconcilerInbox]):
         for digest, since_s in self._unused_since_s.items():
             if now_s - since_s >= self._config.retire_after:
                 tasks = tasks_of_only(digest, left)
-                gone = await self._store.catalogue.retire(term.value, digest, sorted(tasks))
+                gone = await self._store.catalog.retire(term.value, digest, sorted(tasks))
                 del left[digest]  # or the next set that goes would leave it the tasks that both have
                 log.info("Retired a declaration that no live worker has, and %d task(s)", gone)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from actors.catalog import read_catalogue
+from actors.catalog import read_catalog
 from engine.errors import RedisUnavailable, TreeFormatError
 from engine.runtime import Node
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from engine.config import Config
     from engine.domain.task import Definition
-    from engine.store.catalogue import Pause
+    from engine.store.catalog import Pause
     from engine.store.ledger import LedgerEntry
     from engine.store.store import Store
 
@@ -137,10 +137,10 @@ async def read_workers(store: Store) -> list[WorkerView]:
 
 async def read_tasks(store: Store) -> list[TaskView]:
     """Every task that exists, by group and name. Raises RedisUnavailable."""
-    contents = await store.catalogue.contents()
+    contents = await store.catalog.contents()
     now_ms = await store.leases.redis_ms()
     due = await store.timetable.tasks()
-    tasks = sorted(read_catalogue(contents).tasks.values(), key=lambda task: (task.group, task.name))
+    tasks = sorted(read_catalog(contents).tasks.values(), key=lambda task: (task.group, task.name))
     views: dict[str, TaskView] = {}
     failure: RedisUnavailable | None = None
 

@@ -36,7 +36,7 @@ class Keys:
 
     @cached_property
     def version(self) -> str:
-        """STRING counter, bumped by every change of catalogue or pause. Stays."""
+        """STRING counter, bumped by every change of catalog or pause. Stays."""
         return self.tag + "version"
 
     @cached_property

@@ -45,7 +45,7 @@ class Beat:
 
     redis_ms: int
     version: int
-    """Of the catalogue and the pauses; another one than before: read them again."""
+    """Of the catalog and the pauses; another one than before: read them again."""
 
     lost: frozenset[tuple[str, int]]
     """Runs and fences that are not this worker's any longer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from engine.store.catalogue import CatalogueStore
+from engine.store.catalog import CatalogStore
 from engine.store.election import ElectionStore
 from engine.store.keys import Keys
 from engine.store.leases import LeaseStore
@@ -32,7 +32,7 @@ class Store:
     timetable: Timetable
     runs: RunStore
     leases: LeaseStore
-    catalogue: CatalogueStore
+    catalog: CatalogStore
     ledger: LedgerStore
     operations: OperationStore
 
@@ -48,7 +48,7 @@ class Store:
             timetable=Timetable(session),
             runs=RunStore(session),
             leases=LeaseStore(session),
-            catalogue=CatalogueStore(session),
+            catalog=CatalogStore(session),
             ledger=LedgerStore(session),
             operations=OperationStore(session),
         )

@@ -69,14 +69,14 @@ async def test_epochs_grow_when_the_clock_of_redis_is_behind(store: Store) -> No
 
 
 async def test_renewing_extends_the_lease_and_tells_what_the_leader_must_know(stage: Stage) -> None:
-    """Redis time, the first due instant and the version of the catalogue, in one round trip."""
+    """Redis time, the first due instant and the version of the catalog, in one round trip."""
     election, redis, keys = stage.store.election, stage.redis, stage.store.keys
     renewed = expect(Renewed, await election.renew(stage.leader, lease_ms=2 * LEASE_MS))
     assert (renewed.minimum_ms, renewed.version) == (None, 0)
     assert renewed.redis_ms >= stage.now_ms
     assert await redis.pttl(keys.leader) > LEASE_MS
     due_ms = await stage.due()
-    await stage.store.catalogue.pause(TASK, "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause(TASK, "pause", until_ms=None, details="{}")
     renewed = expect(Renewed, await election.renew(stage.leader, lease_ms=LEASE_MS))
     assert (renewed.minimum_ms, renewed.version) == (due_ms, 1)
 

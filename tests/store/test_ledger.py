@@ -62,12 +62,12 @@ def ranges(entries: list[LedgerEntry], first_ms: int) -> list[tuple[str, int | N
 async def test_neighbouring_slots_that_did_not_run_for_one_reason_share_an_entry(stage: Stage) -> None:
     """A task that is paused for a year costs one entry; another reason, or verdict, begins another."""
     first_ms = await go_to_the_first_slot(stage)
-    await stage.store.catalogue.pause(TASK, "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause(TASK, "pause", until_ms=None, details="{}")
     for _ in range(5):
         await pass_slot(stage)
     await miss(stage, 3)
     await miss(stage, 2)
-    await stage.store.catalogue.resume(TASK, "resume")
+    await stage.store.catalog.resume(TASK, "resume")
     assert await pass_slot(stage, cap=0) == Skipped("queue full")
     assert await pass_slot(stage, cap=0) == Skipped("queue full")
     assert ranges(await stage.store.ledger.all(TASK), first_ms) == [
@@ -143,18 +143,18 @@ async def check_coverage(steps: list[str | int]) -> None:
             case int():
                 await miss(stage, step)
             case "pause":
-                await stage.store.catalogue.pause(TASK, f"pause {number}", until_ms=None, details="{}")
+                await stage.store.catalog.pause(TASK, f"pause {number}", until_ms=None, details="{}")
                 assert await pass_slot(stage) == Skipped("paused")
-                await stage.store.catalogue.resume(TASK, f"resume {number}")
+                await stage.store.catalog.resume(TASK, f"resume {number}")
             case "no room":
                 assert await pass_slot(stage, cap=0) == Skipped("queue full")
             case _:
                 assert await pass_slot(stage) == Published()
                 entries = await stage.read()
                 if step == "refuse":
-                    await stage.store.catalogue.pause(TASK, f"pause {number}", until_ms=None, details="{}")
+                    await stage.store.catalog.pause(TASK, f"pause {number}", until_ms=None, details="{}")
                     await stage.store.runs.claim("A", f"{number}", entries, lease_ms=1_000)
-                    await stage.store.catalogue.resume(TASK, f"resume {number}")
+                    await stage.store.catalog.resume(TASK, f"resume {number}")
                     continue
                 [run] = await stage.claim(entries, token=f"{number}")
                 end = completion(Hold(run.run_id, run.fence, "end"))

@@ -50,7 +50,7 @@ async def nothing_left_of(stage: Stage, *run_ids: str) -> None:
 
 
 async def pause(stage: Stage, *, until_ms: int | None = None) -> None:
-    await stage.store.catalogue.pause(TASK, "pause", until_ms=until_ms, details="{}")
+    await stage.store.catalog.pause(TASK, "pause", until_ms=until_ms, details="{}")
 
 
 # -- trigger ----------------------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ async def test_a_dead_run_that_may_not_run_now_stays_among_the_dead(stage: Stage
     [entry_id] = await died(stage, trigger(overlap="skip"))
     await pause(stage)
     assert await revive(stage, entry_id) == Refused("paused")
-    await stage.store.catalogue.resume(TASK, "resume")
+    await stage.store.catalog.resume(TASK, "resume")
     assert await revive(stage, entry_id, operation="2", queue_cap=0) == Refused("queue full")
     await stage.queued(overlap="skip")
     assert await revive(stage, entry_id, operation="3") == Refused("overlap")
@@ -482,11 +482,11 @@ async def define(
     return await stage.store.operations.define(TASK, definition, operation, who=WHO, replaces=replaces)
 
 
-async def test_a_task_that_is_defined_is_in_the_catalogue_as_it_was_given(stage: Stage) -> None:
+async def test_a_task_that_is_defined_is_in_the_catalog_as_it_was_given(stage: Stage) -> None:
     """No script reads the definition: what it says, and how it is written, stays. Everybody hears of it."""
-    version = await stage.store.catalogue.version()
+    version = await stage.store.catalog.version()
     defined = expect(Defined, await define(stage))
-    contents = await stage.store.catalogue.contents()
+    contents = await stage.store.catalog.contents()
     assert (contents.version, contents.dynamic, contents.forgotten) == (version + 1, {TASK: DEFINITION}, ())
     assert await stage.store.operations.dynamic(TASK) == Dynamic(defined.revision, DEFINITION)
     assert await events(stage, "defined") == [(TASK, WHO)]
@@ -497,7 +497,7 @@ async def test_the_same_definition_again_changes_nothing(stage: Stage) -> None:
     revision = expect(Defined, await define(stage)).revision
     for operation, replaces in (("2", None), ("3", revision), ("4", revision + 5)):
         assert await define(stage, operation=operation, replaces=replaces) == Unchanged(revision)
-    assert await stage.store.catalogue.version() == 1
+    assert await stage.store.catalog.version() == 1
     assert len(await events(stage, "defined")) == 1
 
 
@@ -551,14 +551,14 @@ async def test_a_forgotten_task_leaves_nothing(stage: Stage) -> None:
     await stage.store.runs.complete("A", [completion(held)])
     await pause(stage)
     other = await stage.store.ledger.all(OTHER)
-    version = await stage.store.catalogue.version()
+    version = await stage.store.catalog.version()
     assert await forget(stage) == 4
     await nothing_left_of(stage, *runs)
     snapshot, keys = await stage.snapshot(), stage.store.keys
     known = {key for key, value in snapshot.items() if TASK in key + repr(value)}
     assert known <= {keys.events, keys.wake}
     assert await events(stage, "forgotten") == [(TASK, WHO)]
-    assert (await stage.store.catalogue.contents()).version == version + 1
+    assert (await stage.store.catalog.contents()).version == version + 1
     assert await stage.store.ledger.all(OTHER) == other
 
 
@@ -641,9 +641,9 @@ async def begun(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> int:
     return ended
 
 
-async def test_a_task_that_is_being_forgotten_is_in_no_catalogue(stage: Stage, begun: int) -> None:
+async def test_a_task_that_is_being_forgotten_is_in_no_catalog(stage: Stage, begun: int) -> None:
     """It has no definition, no pause and no due instant any longer, but its name is taken until all of it is gone."""
-    contents = await stage.store.catalogue.contents()
+    contents = await stage.store.catalog.contents()
     assert (contents.dynamic, contents.forgotten, contents.paused) == ({}, (TASK,), {})
     assert contents.version == 3  # defined, paused, forgotten
     assert await stage.due_ms(f"t/{TASK}") is None
@@ -656,9 +656,9 @@ async def test_a_removal_that_was_interrupted_goes_on_and_frees_the_name(
     stage: Stage, begun: int, operation: str
 ) -> None:
     """By its repeat, or by another operation; each counts what it ended itself."""
-    version = await stage.store.catalogue.version()
+    version = await stage.store.catalog.version()
     assert await forget(stage, operation=operation) == (4 if operation == "forget" else 4 - begun)
-    contents = await stage.store.catalogue.contents()
+    contents = await stage.store.catalog.contents()
     assert (contents.dynamic, contents.forgotten) == ({}, ())
     assert contents.version > version
     assert set((await stage.live()).values()) == {"running"}
@@ -670,7 +670,7 @@ async def test_whoever_leads_can_finish_a_removal(stage: Stage, begun: int) -> N
     """It touches nothing but what is begun: a task of that name made since is safe from it."""
     finish = stage.store.operations.finish_forgetting
     assert await finish(TASK) == 4 - begun
-    assert (await stage.store.catalogue.contents()).forgotten == ()
+    assert (await stage.store.catalog.contents()).forgotten == ()
     assert await finish(TASK) is None
     await define(stage, operation="anew")
     before = await stage.snapshot()

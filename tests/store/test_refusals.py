@@ -9,7 +9,7 @@ import trio
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from engine.errors import RedisUnavailable
-from engine.store import catalogue, election, leases, operations, runs, timetable
+from engine.store import catalog, election, leases, operations, runs, timetable
 from engine.store.link import Link
 from engine.store.script import Script
 from engine.store.store import Store
@@ -227,7 +227,7 @@ def test_the_error_for_no_memory_is_one_of_redis_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [catalogue, election, leases, operations, runs, timetable], ids=lambda module: module.__name__
+    "module", [catalog, election, leases, operations, runs, timetable], ids=lambda module: module.__name__
 )
 def test_every_script_of_a_module_is_in_the_table(module: ModuleType) -> None:
     """A new one does not slip through."""

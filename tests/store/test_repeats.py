@@ -168,11 +168,11 @@ async def succeeded_by_another(stage: Stage) -> None:
 
 
 async def paused_otherwise(stage: Stage) -> None:
-    assert await stage.store.catalogue.pause(TASK, "another", until_ms=stage.now_ms, details='{"who": "me"}')
+    assert await stage.store.catalog.pause(TASK, "another", until_ms=stage.now_ms, details='{"who": "me"}')
 
 
 async def resumed_otherwise(stage: Stage) -> None:
-    assert await stage.store.catalogue.resume(TASK, "another")
+    assert await stage.store.catalog.resume(TASK, "another")
 
 
 async def defined_otherwise(stage: Stage) -> None:

@@ -37,7 +37,7 @@ async def publish(stage: Stage, slots: Sequence[Slot], *, cap: int = 100) -> lis
 
 async def pause(stage: Stage, task: str = TASK, *, until_ms: int | None = None) -> None:
     """For a test that needs a task paused."""
-    await stage.store.catalogue.pause(task, f"pause {until_ms}", until_ms=until_ms, details='{"who": "me"}')
+    await stage.store.catalog.pause(task, f"pause {until_ms}", until_ms=until_ms, details='{"who": "me"}')
 
 
 # -- who may --------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ async def test_a_first_start_queues_a_run_that_is_no_slot(stage: Stage) -> None:
 async def test_a_task_that_has_run_before_does_not_start_again_when_it_comes_back(stage: Stage) -> None:
     """It left due (retired) and came back: its ledger says that it is not new."""
     await stage.store.runs.complete("A", [completion(await stage.running())])
-    await stage.store.catalogue.retire(stage.leader, "", [TASK])
+    await stage.store.catalog.retire(stage.leader, "", [TASK])
     enrolment = Enrolment(TASK, stage.now_ms + FAR_MS, f"{TASK}@first")
     assert await stage.store.timetable.enroll(stage.leader, [enrolment]) == ["enrolled"]
     assert await stage.in_stream() == []
@@ -363,7 +363,7 @@ async def test_a_waiting_retry_of_a_paused_task_fails_and_an_unstarted_run_is_sk
     """Each slot has its verdict, and nothing of the runs stays."""
     retry, parked = await stage.waiting(), await stage.parked(OTHER)
     for task in (TASK, OTHER):
-        await stage.store.catalogue.pause(task, task, until_ms=None, details="{}")
+        await stage.store.catalog.pause(task, task, until_ms=None, details="{}")
     assert await stage.store.timetable.requeue(stage.leader, [retry, parked]) == [
         Ended("failed", "paused"),
         Ended("skipped", "paused"),

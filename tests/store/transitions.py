@@ -82,7 +82,7 @@ async def publish_over_a_retry(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def skip(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
-        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
     return await publish(stage, tasks)
 
 
@@ -115,7 +115,7 @@ async def requeue(stage: Stage, tasks: Sequence[str]) -> Call:
 async def refuse_retry(stage: Stage, tasks: Sequence[str]) -> Call:
     call = await requeue(stage, tasks)
     for task in tasks:
-        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
     return call
 
 
@@ -132,7 +132,7 @@ async def claim(stage: Stage, tasks: Sequence[str]) -> Call:
 async def refuse_claim(stage: Stage, tasks: Sequence[str]) -> Call:
     call = await claim(stage, tasks)
     for task in tasks:
-        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
     return call
 
 
@@ -204,7 +204,7 @@ async def bury(stage: Stage, _: Sequence[str]) -> Call:
     return lambda: stage.store.leases.bury("A", seen_ms=seen_ms)
 
 
-# -- leading, and the catalogue ---------------------------------------------------------------------------------------
+# -- leading, and the catalog ---------------------------------------------------------------------------------------
 
 
 async def elect(stage: Stage, _: Sequence[str]) -> Call:
@@ -221,23 +221,23 @@ async def resign(stage: Stage, _: Sequence[str]) -> Call:
 
 
 async def declare(stage: Stage, _: Sequence[str]) -> Call:
-    return lambda: stage.store.catalogue.declare("digest", ["page 0", "page 1"])
+    return lambda: stage.store.catalog.declare("digest", ["page 0", "page 1"])
 
 
 async def retire(stage: Stage, tasks: Sequence[str]) -> Call:
-    await stage.store.catalogue.declare("digest", ["page"])
+    await stage.store.catalog.declare("digest", ["page"])
     for task in tasks:
         await stage.due(task)
-    return lambda: stage.store.catalogue.retire(stage.leader, "digest", tasks)
+    return lambda: stage.store.catalog.retire(stage.leader, "digest", tasks)
 
 
 async def pause(stage: Stage, tasks: Sequence[str]) -> Call:
-    return lambda: stage.store.catalogue.pause(tasks[0], "pause", until_ms=None, details="{}")
+    return lambda: stage.store.catalog.pause(tasks[0], "pause", until_ms=None, details="{}")
 
 
 async def resume(stage: Stage, tasks: Sequence[str]) -> Call:
     await (await pause(stage, tasks))()
-    return lambda: stage.store.catalogue.resume(tasks[0], "resume")
+    return lambda: stage.store.catalog.resume(tasks[0], "resume")
 
 
 ON_RUNS = (
@@ -336,7 +336,7 @@ async def trigger_over_a_retry(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def refuse_trigger(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
-        await stage.store.catalogue.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
     return await trigger(stage, tasks)
 
 

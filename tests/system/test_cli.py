@@ -115,13 +115,13 @@ async def test_tree_gives_the_same_as_json(cluster: Cluster, view: View) -> None
 
 
 async def test_tree_shows_a_crash_with_its_cause_and_its_restart(cluster: Cluster, view: View) -> None:
-    """Something that is no hash stood where the catalogue is kept, for a moment: the role came back by itself."""
+    """Something that is no hash stood where the catalog is kept, for a moment: the role came back by itself."""
     worker = cluster.worker(*TASKS, **QUICK)
     await view.present()
     await view.settled("work/tick")
     keys = view.store.keys
     await view.query("SET", keys.dynamic, "not ours")
-    await view.query("INCR", keys.version)  # what makes workers read the catalogue
+    await view.query("INCR", keys.version)  # what makes workers read the catalog
 
     await worker.program.logged("engine.catalog failed")
     await view.query("DEL", keys.dynamic)

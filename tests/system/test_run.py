@@ -276,7 +276,7 @@ async def test_two_applications_on_one_prefix_are_told_so_once(cluster: Cluster,
     text = "declare no task in common"
     for newcomer in (second, third):
         await newcomer.program.logged(text)
-    await view.settled("shop/a", count=3)  # beats and changes of the catalogue go by meanwhile
+    await view.settled("shop/a", count=3)  # beats and changes of the catalog go by meanwhile
     await cluster.stop()
     for newcomer, another in ((second, third), (third, second)):
         (line,) = newcomer.program.lines(text)

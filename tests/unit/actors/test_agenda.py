@@ -83,7 +83,7 @@ def test_a_slot_that_the_schedule_no_longer_has_is_missed() -> None:
     assert planned.slots == []
 
 
-def test_tasks_outside_the_catalogue_and_runs_are_not_planned() -> None:
+def test_tasks_outside_the_catalog_and_runs_are_not_planned() -> None:
     """The first belong to a declaration that is not understood here; the second are requeued."""
     planned = plan([due(60, "x/y"), due(60, is_run=True)], {"g/t": definition()}, at_ms(60), allow_parallel=True)
     assert planned.slots == []

@@ -11,8 +11,8 @@ import pytest
 from actors.catalog import Catalog, Scheduling
 from actors.identity import Identity
 from actors.messages import (
-    CatalogueAsked,
-    CatalogueRead,
+    CatalogAsked,
+    CatalogRead,
     LeadershipEnded,
     LeadershipTaken,
     Refresh,
@@ -62,7 +62,7 @@ class Librarian:
         await self.stage.settle()
         return self
 
-    def news(self) -> list[CatalogueRead]:
+    def news(self) -> list[CatalogRead]:
         """What the Consumer was told since the last call."""
         return mail(self.consumer)
 
@@ -83,7 +83,7 @@ async def declare(stage: Stage, *groups: TaskGroup) -> str:
     """Another process declares its tasks; the digest of them."""
     declared = declaration_of(groups)
     name = digest(declared.definitions, declared.functions)
-    await stage.store.catalogue.declare(name, pages(declared.definitions, declared.functions))
+    await stage.store.catalog.declare(name, pages(declared.definitions, declared.functions))
     return name
 
 
@@ -144,7 +144,7 @@ async def test_who_asks_is_told_again_without_asking_redis(autojump_clock: MockC
     librarian = await Librarian(stage, tasks_named("a")).start()
     former = librarian.news()[-1]
     before = len(librarian.cable.sent)
-    librarian.mailbox.tell(CatalogueAsked())
+    librarian.mailbox.tell(CatalogAsked())
     await stage.settle()
     assert librarian.news() == [former]
     assert len(librarian.cable.sent) == before
@@ -154,7 +154,7 @@ async def test_a_declaration_of_another_version_is_left_out_with_a_warning(
     autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A newer process, which wrote it, runs it."""
-    await stage.store.catalogue.declare("f" * 64, ['{"definitions": [{"from": "the future"}], "functions": []}'])
+    await stage.store.catalog.declare("f" * 64, ['{"definitions": [{"from": "the future"}], "functions": []}'])
     with caplog.at_level(logging.WARNING):
         librarian = await Librarian(stage, tasks_named("a")).start()
     assert set(librarian.news()[-1].tasks) == {"g/a"}

@@ -10,8 +10,8 @@ import trio
 
 from actors.coordinator import Coordinator
 from actors.messages import (
-    CatalogueAsked,
-    CatalogueRead,
+    CatalogAsked,
+    CatalogRead,
     LeadershipEnded,
     LeadershipTaken,
     LeaseRenewed,
@@ -84,8 +84,8 @@ class Desk:
         await self.stage.until(seconds)
 
     async def learn(self, *tasks: Definition) -> None:
-        """The catalogue holds these now."""
-        self.mailbox.tell(CatalogueRead(1, {task.id: task for task in tasks}, {}))
+        """The catalog holds these now."""
+        self.mailbox.tell(CatalogRead(1, {task.id: task for task in tasks}, {}))
         await self.stage.settle()
 
     async def published(self) -> list[str]:
@@ -142,11 +142,11 @@ async def test_nothing_is_published_without_a_term(autojump_clock: MockClock, st
 async def test_a_coordinator_asks_for_what_it_missed(autojump_clock: MockClock, stage: Stage, desk: Desk) -> None:
     """At each start: Leader and Catalog speak only when something changes."""
     assert mail(desk.leader) == [TermAsked()]
-    assert mail(desk.catalog) == [CatalogueAsked()]
+    assert mail(desk.catalog) == [CatalogAsked()]
     desk.mailbox.tell(object())
     await stage.until(1)
     assert mail(desk.leader) == [TermAsked()]
-    assert mail(desk.catalog) == [CatalogueAsked()]
+    assert mail(desk.catalog) == [CatalogAsked()]
     desk.events.clear()
 
 
@@ -341,11 +341,11 @@ async def fail_one(stage: Stage, *, delay_ms: int) -> str:
 
 async def test_a_retry_is_queued_at_its_instant_when_told(autojump_clock: MockClock, stage: Stage, desk: Desk) -> None:
     """Redis says in the wake stream what became due; the Catalog passes it on."""
-    ids = await stage.store.catalogue.start(wake=True)
+    ids = await stage.store.catalog.start(wake=True)
     await desk.learn(definition())
     await desk.until(60.5)
     run_id = await fail_one(stage, delay_ms=1_000)
-    events, _ = await stage.store.catalogue.news(ids, block_ms=10)
+    events, _ = await stage.store.catalog.news(ids, block_ms=10)
     desk.mailbox.tell(Woken(tuple(event.due for event in events if event.due)))
     await stage.until(61.499)
     assert await desk.published() == []
@@ -378,11 +378,11 @@ async def test_a_wake_up_without_particulars_has_redis_asked(
 
 async def test_a_retry_told_twice_is_queued_once(autojump_clock: MockClock, stage: Stage, desk: Desk) -> None:
     """Read in the window and heard of as well."""
-    ids = await stage.store.catalogue.start(wake=True)
+    ids = await stage.store.catalog.start(wake=True)
     await desk.learn(definition())
     await desk.until(60.5)
     run_id = await fail_one(stage, delay_ms=1_000)
-    events, _ = await stage.store.catalogue.news(ids, block_ms=10)
+    events, _ = await stage.store.catalog.news(ids, block_ms=10)
     desk.mailbox.tell(Woken(()))
     desk.mailbox.tell(Woken(tuple(event.due for event in events if event.due)))
     await stage.until(62)
@@ -418,7 +418,7 @@ async def test_a_missed_range_that_redis_calls_early_waits_for_its_clock(
 async def test_a_paused_task_keeps_its_rhythm(autojump_clock: MockClock, stage: Stage, desk: Desk) -> None:
     """Its slots are skipped, each with a verdict."""
     await desk.learn(definition())
-    await stage.store.catalogue.pause("g/t", "op", until_ms=at_ms(150), details="{}")
+    await stage.store.catalog.pause("g/t", "op", until_ms=at_ms(150), details="{}")
     await desk.until(181)
     assert await desk.published() == run_ids(180)
     [skipped] = await stage.ledger("g/t")

@@ -149,12 +149,12 @@ async def test_runs_that_somebody_wants_to_end_are_cancelled(
     assert bearer.heard == [StopRuns(cancelled=frozenset({(run_id, fence)}))]
 
 
-async def test_a_new_version_has_the_catalogue_read(autojump_clock: MockClock, stage: Stage, bearer: Bearer) -> None:
+async def test_a_new_version_has_the_catalog_read(autojump_clock: MockClock, stage: Stage, bearer: Bearer) -> None:
     """Once for each version: an event that was lost costs one beat."""
     assert mail(bearer.catalog) == [Refresh(0)]
     await stage.until(10)
     assert mail(bearer.catalog) == []
-    await stage.store.catalogue.pause("g/t", "op", until_ms=None, details="{}")
+    await stage.store.catalog.pause("g/t", "op", until_ms=None, details="{}")
     await stage.until(20)
     assert mail(bearer.catalog) == [Refresh(1)]
 

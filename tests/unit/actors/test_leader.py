@@ -128,9 +128,9 @@ async def test_a_leader_that_resigned_stands_no_more(autojump_clock: MockClock, 
 
 async def test_a_resignation_is_an_event(autojump_clock: MockClock, stage: Stage, first: Candidate) -> None:
     """So all hear of it."""
-    ids = await stage.store.catalogue.start(wake=False)
+    ids = await stage.store.catalog.start(wake=False)
     await first.mailbox.ask(Drain, timeout_s=1)
-    events, _ = await stage.store.catalogue.news(ids, block_ms=10)
+    events, _ = await stage.store.catalog.news(ids, block_ms=10)
     assert [event.name for event in events] == ["resigned"]
 
 

@@ -26,11 +26,11 @@ async def run_now(stage: Stage, task_id: str, *names: str) -> None:
 
 
 def readings(stage: Stage, worker: Worker) -> int:
-    """How often this worker has read the catalogue."""
+    """How often this worker has read the catalog."""
     return sum(command == ("HGETALL", stage.store.keys.dynamic) for _, command in worker.cable.sent)
 
 
-async def test_a_triggered_run_starts_at_once_and_nobody_reads_the_catalogue_for_it(
+async def test_a_triggered_run_starts_at_once_and_nobody_reads_the_catalog_for_it(
     autojump_clock: MockClock, stage: Stage
 ) -> None:
     """It is in the events, which all processes hear, and changes no task."""

@@ -119,14 +119,14 @@ async def test_tasks_that_nobody_declares_leave_the_timetable(
     former = await stage.worker(old, can_lead=False, **settings)
     await stage.until(61)
     await former.stop()
-    await stage.store.catalogue.pause("g/gone", "op", until_ms=None, details="{}")
+    await stage.store.catalog.pause("g/gone", "op", until_ms=None, details="{}")
     await stage.until(61 + 290)
     assert set(await stage.store.timetable.tasks()) == {"g/kept", "g/gone"}
     await stage.until(61 + 390)
     assert set(await stage.store.timetable.tasks()) == {"g/kept"}
     assert (await stage.verdicts("g/gone"))[0] == ("ran", "")
-    assert "g/gone" in (await stage.store.catalogue.contents()).paused
-    assert len((await stage.store.catalogue.contents()).sets) == 1
+    assert "g/gone" in (await stage.store.catalog.contents()).paused
+    assert len((await stage.store.catalog.contents()).sets) == 1
 
 
 async def test_a_live_declaration_is_not_retired(autojump_clock: MockClock, stage: Stage) -> None:

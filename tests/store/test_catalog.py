@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.store.catalogue import _DECLARE, Pause
+from engine.store.catalog import _DECLARE, Pause
 from engine.store.session import Deposed
 from tests.store.scenario import LEASE_MS, OTHER, TASK, Stage
 
@@ -17,50 +17,50 @@ DETAILS = '{"who":"me","n":[],"since":1795344932000123}'
 
 async def test_a_set_counts_from_its_last_page_on(stage: Stage) -> None:
     """Until then nobody sees half of it; then everybody hears of it once."""
-    catalogue, keys = stage.store.catalogue, stage.store.keys
+    catalog, keys = stage.store.catalog, stage.store.keys
     pages = [f'{{"page":{number},"none":[]}}' for number in range(12)]
     names = [keys.declared("d1"), keys.declarations, keys.version, keys.events]
     for number, page in enumerate(pages[:-1]):
-        assert await catalogue.session.call(_DECLARE, names, "d1", number, page, len(pages)) == "page"
-    assert (await catalogue.contents()).sets == ()
-    assert await catalogue.version() == 0
+        assert await catalog.session.call(_DECLARE, names, "d1", number, page, len(pages)) == "page"
+    assert (await catalog.contents()).sets == ()
+    assert await catalog.version() == 0
     assert await stage.entries(keys.events) == []
-    assert await catalogue.declare("d1", pages)
-    [found] = (await catalogue.contents()).sets
+    assert await catalog.declare("d1", pages)
+    [found] = (await catalog.contents()).sets
     assert (found.digest, found.pages) == ("d1", tuple(pages))
     assert abs(found.first_seen_ms - stage.now_ms) < 60_000
-    assert await catalogue.version() == 1
+    assert await catalog.version() == 1
     assert await stage.entries(keys.events) == [{"event": "declared", "what": "d1"}]
 
 
 async def test_half_a_set_ends_by_itself_and_a_whole_one_does_not(stage: Stage) -> None:
     """A process that dies between two pages leaves nothing behind for ever."""
-    catalogue, keys = stage.store.catalogue, stage.store.keys
+    catalog, keys = stage.store.catalog, stage.store.keys
     names = [keys.declared("d1"), keys.declarations, keys.version, keys.events]
-    await catalogue.session.call(_DECLARE, names, "d1", 0, "page", 2)
+    await catalog.session.call(_DECLARE, names, "d1", 0, "page", 2)
     assert 0 < await stage.redis.ttl(keys.declared("d1")) <= 600
-    await catalogue.declare("d1", ["page", "last"])
+    await catalog.declare("d1", ["page", "last"])
     assert await stage.redis.ttl(keys.declared("d1")) == -1
 
 
 async def test_a_known_set_keeps_the_time_when_it_was_first_seen(stage: Stage) -> None:
     """So a process that restarts with an old version reverts nothing."""
-    catalogue = stage.store.catalogue
-    await catalogue.declare("d1", ["page"])
+    catalog = stage.store.catalog
+    await catalog.declare("d1", ["page"])
     await stage.redis.hset(stage.store.keys.declarations, "d1", 5)
     before = await stage.snapshot()
-    assert not await catalogue.declare("d1", ["page"])
+    assert not await catalog.declare("d1", ["page"])
     assert await stage.snapshot() == before
-    assert [found.first_seen_ms for found in (await catalogue.contents()).sets] == [5]
+    assert [found.first_seen_ms for found in (await catalog.contents()).sets] == [5]
 
 
 async def test_pages_that_are_known_are_not_read_again(stage: Stage) -> None:
     """The content of a digest never changes."""
-    catalogue = stage.store.catalogue
-    await catalogue.declare("d1", ["page"])
-    known = {found.digest: found for found in (await catalogue.contents()).sets}
+    catalog = stage.store.catalog
+    await catalog.declare("d1", ["page"])
+    known = {found.digest: found for found in (await catalog.contents()).sets}
     await stage.redis.delete(stage.store.keys.declared("d1"))
-    assert [found.pages for found in (await catalogue.contents(known)).sets] == [("page",)]
+    assert [found.pages for found in (await catalog.contents(known)).sets] == [("page",)]
 
 
 # -- retire -----------------------------------------------------------------------------------------------------------
@@ -68,16 +68,16 @@ async def test_pages_that_are_known_are_not_read_again(stage: Stage) -> None:
 
 async def test_retiring_a_set_forgets_it_and_takes_its_tasks_out_of_due(stage: Stage) -> None:
     """Their pauses and ledgers stay, and other sets and tasks do."""
-    catalogue, keys = stage.store.catalogue, stage.store.keys
+    catalog, keys = stage.store.catalog, stage.store.keys
     for digest in ("d1", "d2"):
-        await catalogue.declare(digest, ["page"])
-    await catalogue.pause(TASK, "pause", until_ms=None, details=DETAILS)
+        await catalog.declare(digest, ["page"])
+    await catalog.pause(TASK, "pause", until_ms=None, details=DETAILS)
     await stage.due()
     await stage.store.timetable.publish(stage.leader, [stage.slot()], queue_cap=9)
     await stage.due(OTHER)
-    version = await catalogue.version()
-    assert await catalogue.retire(stage.leader, "d1", [TASK, "group/none"]) == 1
-    contents = await catalogue.contents()
+    version = await catalog.version()
+    assert await catalog.retire(stage.leader, "d1", [TASK, "group/none"]) == 1
+    contents = await catalog.contents()
     assert [found.digest for found in contents.sets] == ["d2"]
     assert set(contents.paused) == {TASK}
     assert contents.version == version + 1
@@ -90,19 +90,19 @@ async def test_retiring_a_set_forgets_it_and_takes_its_tasks_out_of_due(stage: S
 async def test_retiring_what_is_not_there_changes_nothing(stage: Stage) -> None:
     """No event, no new version."""
     before = await stage.snapshot()
-    assert await stage.store.catalogue.retire(stage.leader, "d1", [TASK]) == 0
-    assert await stage.store.catalogue.retire(stage.leader, "", []) == 0
+    assert await stage.store.catalog.retire(stage.leader, "d1", [TASK]) == 0
+    assert await stage.store.catalog.retire(stage.leader, "", []) == 0
     assert await stage.snapshot() == before
 
 
 async def test_only_the_leader_retires(stage: Stage) -> None:
     """By epoch, as everything that it writes."""
-    await stage.store.catalogue.declare("d1", ["page"])
+    await stage.store.catalog.declare("d1", ["page"])
     await stage.due()
     await stage.store.election.elect("leader", "a new candidacy", lease_ms=LEASE_MS)
     before = await stage.snapshot()
     with pytest.raises(Deposed):
-        await stage.store.catalogue.retire(stage.leader, "d1", [TASK])
+        await stage.store.catalog.retire(stage.leader, "d1", [TASK])
     assert await stage.snapshot() == before
 
 
@@ -110,7 +110,7 @@ async def test_twelve_hundred_tasks_are_retired_in_pages(stage: Stage) -> None:
     """At most 500 in one call; the number is that of all."""
     tasks = [f"group/{number}" for number in range(1_200)]
     await stage.redis.zadd(stage.store.keys.due, {f"t/{task}": 5 for task in tasks})
-    assert await stage.store.catalogue.retire(stage.leader, "", tasks) == 1_200
+    assert await stage.store.catalog.retire(stage.leader, "", tasks) == 1_200
     assert await stage.store.timetable.tasks() == {}
 
 
@@ -122,41 +122,41 @@ async def test_a_pause_is_kept_with_its_end_and_its_details_as_they_were_given(
     stage: Stage, until_ms: int | None
 ) -> None:
     """Everybody hears of it by the version and the event."""
-    catalogue = stage.store.catalogue
-    assert await catalogue.pause(TASK, "op", until_ms=until_ms, details=DETAILS)
-    assert (await catalogue.contents()).paused == {TASK: Pause(until_ms, DETAILS)}
-    assert await catalogue.version() == 1
+    catalog = stage.store.catalog
+    assert await catalog.pause(TASK, "op", until_ms=until_ms, details=DETAILS)
+    assert (await catalog.contents()).paused == {TASK: Pause(until_ms, DETAILS)}
+    assert await catalog.version() == 1
     [event] = await stage.entries(stage.store.keys.events)
     assert event == {"event": "paused", "what": TASK, "details": f"{until_ms or 0}|{DETAILS}"}
 
 
 async def test_resuming_ends_a_pause(stage: Stage) -> None:
     """Of that task alone, once."""
-    catalogue = stage.store.catalogue
+    catalog = stage.store.catalog
     for task in (TASK, OTHER):
-        await catalogue.pause(task, f"pause {task}", until_ms=None, details=DETAILS)
-    assert await catalogue.resume(TASK, "resume")
-    assert set((await catalogue.contents()).paused) == {OTHER}
-    assert await catalogue.version() == 3
+        await catalog.pause(task, f"pause {task}", until_ms=None, details=DETAILS)
+    assert await catalog.resume(TASK, "resume")
+    assert set((await catalog.contents()).paused) == {OTHER}
+    assert await catalog.version() == 3
     assert (await stage.entries(stage.store.keys.events))[-1] == {"event": "resumed", "what": TASK, "details": ""}
-    assert not await catalogue.resume(TASK, "another operation")
-    assert await catalogue.version() == 3
+    assert not await catalog.resume(TASK, "another operation")
+    assert await catalog.version() == 3
 
 
 async def test_a_pause_in_just_the_same_way_changes_nothing(stage: Stage) -> None:
     """And one in another way replaces it."""
-    catalogue = stage.store.catalogue
-    await catalogue.pause(TASK, "one", until_ms=None, details=DETAILS)
-    assert not await catalogue.pause(TASK, "two", until_ms=None, details=DETAILS)
-    assert await catalogue.version() == 1
-    assert await catalogue.pause(TASK, "three", until_ms=77, details=DETAILS)
-    assert (await catalogue.contents()).paused == {TASK: Pause(77, DETAILS)}
-    assert await catalogue.version() == 2
+    catalog = stage.store.catalog
+    await catalog.pause(TASK, "one", until_ms=None, details=DETAILS)
+    assert not await catalog.pause(TASK, "two", until_ms=None, details=DETAILS)
+    assert await catalog.version() == 1
+    assert await catalog.pause(TASK, "three", until_ms=77, details=DETAILS)
+    assert (await catalog.contents()).paused == {TASK: Pause(77, DETAILS)}
+    assert await catalog.version() == 2
 
 
 async def test_the_answer_to_an_operation_is_kept_for_ten_minutes(stage: Stage) -> None:
     """For its repeat; then it ends by itself."""
-    await stage.store.catalogue.pause(TASK, "op/ä", until_ms=None, details=DETAILS)
+    await stage.store.catalog.pause(TASK, "op/ä", until_ms=None, details=DETAILS)
     key = stage.store.keys.once("op/ä")
     assert await stage.redis.get(key) == "1"
     assert 0 < await stage.redis.ttl(key) <= 600
@@ -167,15 +167,15 @@ async def test_the_answer_to_an_operation_is_kept_for_ten_minutes(stage: Stage) 
 
 async def test_news_are_heard_from_where_the_reader_began(stage: Stage) -> None:
     """Events for everybody, wake-ups for who asks for them; nothing twice, and nothing from before."""
-    catalogue = stage.store.catalogue
-    await catalogue.pause(TASK, "before", until_ms=None, details=DETAILS)
+    catalog = stage.store.catalog
+    await catalog.pause(TASK, "before", until_ms=None, details=DETAILS)
     for wake in (False, True):
-        ids = await catalogue.start(wake=wake)
-        assert await catalogue.news(ids, block_ms=10) == ([], ids)
-        await catalogue.pause(TASK, f"pause {wake}", until_ms=5 + wake, details=DETAILS)
+        ids = await catalog.start(wake=wake)
+        assert await catalog.news(ids, block_ms=10) == ([], ids)
+        await catalog.pause(TASK, f"pause {wake}", until_ms=5 + wake, details=DETAILS)
         await stage.waiting(ago_ms=10 + wake)
-        found, ids = await catalogue.news(ids, block_ms=10_000)
+        found, ids = await catalog.news(ids, block_ms=10_000)
         assert sorted(event.name for event in found) == (["paused", "wake"] if wake else ["paused"])
-        assert await catalogue.news(ids, block_ms=10) == ([], ids)
+        assert await catalog.news(ids, block_ms=10) == ([], ids)
         for item in await stage.store.timetable.window(2**52):
             await stage.redis.zrem(stage.store.keys.due, f"r/{item.id}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.store.session import Session
     from engine.store.timetable import Due
 
-__all__ = ["CatalogueStore", "Contents", "DeclaredSet", "Event", "Pause"]
+__all__ = ["CatalogStore", "Contents", "DeclaredSet", "Event", "Pause"]
 
 _DECLARE = Script.load("declare")
 _RETIRE = Script.load("retire")
@@ -44,7 +44,7 @@ class Pause:
 @final
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The whole catalogue at one version."""
+    """The whole catalog at one version."""
 
     version: int
     sets: tuple[DeclaredSet, ...]
@@ -73,8 +73,8 @@ class Event:
 
 @final
 @dataclass(frozen=True, slots=True)
-class CatalogueStore:
-    """Operations on the catalogue. All raise RedisUnavailable and can be repeated."""
+class CatalogStore:
+    """Operations on the catalog. All raise RedisUnavailable and can be repeated."""
 
     session: Session
 
@@ -88,11 +88,11 @@ class CatalogueStore:
         return reply == "declared"
 
     async def version(self) -> int:
-        """The version of the catalogue and the pauses."""
+        """The version of the catalog and the pauses."""
         return int(await self.session.query("GET", self.session.keys.version) or 0)
 
     async def contents(self, known: Mapping[str, DeclaredSet] | None = None) -> Contents:
-        """Read the catalogue. Sets in ``known`` are not read again: a digest's content never changes.
+        """Read the catalog. Sets in ``known`` are not read again: a digest's content never changes.
 
         The version is read first, so a change while reading shows as a newer version afterwards.
         """
