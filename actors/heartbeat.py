@@ -69,7 +69,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         self._draining = draining
         self._safe_until_s = float("inf")
         self._seen_ms = 0
-        self._version = -1
+        self._version: int | None = None
 
     async def started(self) -> None:
         """Beat at once."""
@@ -140,9 +140,11 @@ class Heartbeat(Actor[HeartbeatInbox]):
         clock = self.context.clock
         clock.saw_redis_ms(answer.redis_ms, sent=sent_at_s, received=clock.monotonic())
         self._seen_ms = answer.redis_ms
-        if answer.version != self._version:
-            self._version = answer.version
+        if self._version is None:
+            self._catalog.tell(Refresh(None))  # now that this worker is present, strangers see each other
+        elif answer.version != self._version:
             self._catalog.tell(Refresh(answer.version))
+        self._version = answer.version
         if answer.lost or answer.stop:
             self._consumer.tell(StopRuns(lost=answer.lost, cancelled=answer.stop))
 

@@ -111,9 +111,7 @@ class Bridge:
         pulse_s: how often the host is asked for a sign of life, and how late it may be.
     """
 
-    def __init__(
-        self, *, begin_within_s: float, on_host_gone: Callable[[], None], pulse_s: float = PULSE_S
-    ) -> None:
+    def __init__(self, *, begin_within_s: float, on_host_gone: Callable[[], None], pulse_s: float = PULSE_S) -> None:
         self._begin_within_s, self._on_host_gone, self._pulse_s = begin_within_s, on_host_gone, pulse_s
         self._lock = threading.Lock()
         self._to_host: deque[_ToHost] = deque()
@@ -165,14 +163,15 @@ class Bridge:
 
     async def attend(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer questions, and watch the host's pulse, until cancelled."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery, self._token = nursery, trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            self._nursery, self._token = nursery, trio.lowlevel.current_trio_token()
+            try:
                 nursery.start_soon(self._watch_pulse)
                 self._drain_to_engine()
                 task_status.started()
-        finally:
-            self._nursery = None
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # here, since it closes when its last task has ended, and takes no more
 
     def hang_up(self) -> None:
         """The engine's thread ends: nobody waits for an answer any more, and bodies have nobody to report to."""
@@ -344,6 +343,9 @@ class Bridge:
                 call.scope.cancel()
             try:
                 await call.function()
+            except GeneratorExit:  # thrown away with a loop that was closed; there is nothing to ask any more
+                call.error = HostGone("the application's loop has ended")
+                raise
             except BaseException as error:
                 cancelled = _is_cancellation(error)
                 if call.stopped and cancelled:

@@ -30,11 +30,15 @@ ANSWER_S = 2.0
 
 @final
 class EngineLife:
-    """An engine in a daemon thread, from its start to its end. No signal handler is installed there."""
+    """An engine in a daemon thread, from its start to its end. No signal handler is installed there.
 
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
-        self.engine, self.bridge = engine, bridge
-        self.failure: TroupeError | None = None
+    Made on the application's loop, which runs ``bridge.serve`` for as long as the thread lives.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.bridge = Bridge(begin_within_s=engine.config.run_lease_s, on_host_gone=self.stop)
+        self.failure: BaseException | None = None
         """Why the engine ended by itself, if it did. The application goes on, and its health says so."""
 
         self._token: trio.lowlevel.TrioToken | None = None
@@ -51,7 +55,7 @@ class EngineLife:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the engine to stop gracefully, from any thread, and return at once."""
+        """Ask the engine to stop gracefully, from any thread and at any time, and return at once."""
         self._stopped = True
         if self._token is not None:
             try:
@@ -73,16 +77,19 @@ class EngineLife:
                 return None
         return None
 
-    def join(self) -> None:
-        """Wait for the thread's end. Blocks: not on the application's loop."""
-        self._thread.join()
+    async def wait_ended(self) -> None:
+        """Wait for the thread's end, in a worker thread that does not compete with those of the application."""
+        if self._thread.ident is not None:
+            await anyio.to_thread.run_sync(self._thread.join, limiter=anyio.CapacityLimiter(1))
 
     def _run(self) -> None:
         try:
             trio.run(self._main)
-        except TroupeError as error:
+        except BaseException as error:  # noqa: BLE001  # the end of a thread: who else would tell?
             self.failure = error
             log.critical("The engine failed, and the application goes on without it: %s", error, exc_info=error)
+        finally:
+            self.bridge.hang_up()
 
     async def _main(self) -> None:
         failure: TroupeError | None = None
@@ -106,15 +113,14 @@ async def running(engine: Engine) -> AsyncIterator[EngineLife]:
 
     At the end the engine drains, while bodies go on here; only when it has ended does this return, cancelled or not.
     """
-    bridge = Bridge(begin_within_s=engine.config.run_lease_s, on_host_gone=engine.stop)
-    life = EngineLife(engine, bridge)
+    life = EngineLife(engine)
     async with anyio.create_task_group() as host:
-        await host.start(bridge.serve)
-        life.start()
+        await host.start(life.bridge.serve)
         try:
+            life.start()
             yield life
         finally:
             life.stop()
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(life.join)
-            host.cancel_scope.cancel()
+                await life.wait_ended()
+            life.bridge.close()

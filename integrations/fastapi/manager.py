@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
+import anyio
+
 from engine.app import Engine
 from engine.errors import EngineStateError
 from integrations.fastapi.life import running
@@ -30,9 +32,19 @@ log = logging.getLogger("fastapi.task-manager")
 class TaskManager:
     """Schedules and executes tasks for as long as the application's lifespan lasts.
 
+    The application's own lifespan is entered first and left last, and what it yields reaches ``request.state``.
+
     The engine has a thread of its own, so a handler that blocks the application's loop costs neither leadership nor
     leases. ``async def`` tasks run on the application's loop, where its connection pools live; ``def`` tasks in worker
     threads that are not those of its routes. Redis need not be there when the application starts.
+
+    Args:
+        app: whose lifespan this joins.
+        config: every setting of an engine that is made here.
+        engine: an engine that exists already, in place of a config.
+
+    Raises:
+        EngineStateError: both config and engine are given, or neither.
     """
 
     def __init__(self, app: FastAPI, config: Config | None = None, *, engine: Engine | None = None) -> None:
@@ -40,6 +52,9 @@ class TaskManager:
             raise EngineStateError("TaskManager", "give either a config or an engine")
         self._engine = engine if engine is not None else Engine(config)
         self._life: EngineLife | None = None
+        self._starter: int | None = None
+        """The task that has started it."""
+
         self._open = AsyncExitStack()
         self._join(app)
 
@@ -129,25 +144,35 @@ class TaskManager:
     # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the engine; the application's lifespan does this by itself. Stop it in the same task.
+        """Start the engine; the application's lifespan does this by itself. It can be repeated after ``stop``.
 
         Raises:
-            EngineStateError: it runs already.
+            EngineStateError: it has been started, and not stopped.
         """
-        if self._life is not None:
-            raise EngineStateError("start", "the engine runs already")
-        self._life = await self._open.enter_async_context(running(self._engine))
+        if self._starter is not None:
+            raise EngineStateError("start", "it has been started; call stop() first")
+        self._starter = anyio.get_current_task().id
+        try:
+            self._life = await self._open.enter_async_context(running(self._engine))
+        finally:
+            if self._life is None:
+                self._starter = None
         log.info("Started TaskManager")
 
     async def stop(self) -> None:
-        """Stop the engine: runs in progress get ``shutdown_grace``. Without effect when it does not run."""
+        """Stop the engine: runs in progress get ``shutdown_grace``. Without effect when it has not been started.
+
+        Raises:
+            EngineStateError: another task than this one has started it, and must stop it.
+        """
         if self._life is None:
             return
+        if self._starter != anyio.get_current_task().id:
+            raise EngineStateError("stop", "it must be stopped by the task that started it, as the lifespan does")
         try:
             await self._open.aclose()
         finally:
-            self._life = None
-            self._open = AsyncExitStack()
+            self._life = self._starter = None
         log.info("Stopped TaskManager")
 
     def _join(self, app: FastAPI) -> None:
@@ -155,12 +180,12 @@ class TaskManager:
         inner = app.router.lifespan_context
 
         @asynccontextmanager
-        async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
             async with inner(app) as state:
                 await self.start()
                 try:
-                    yield state or {}
+                    yield state
                 finally:
                     await self.stop()
 
-        app.router.lifespan_context = lifespan
+        app.router.lifespan_context = lifespan  # type: ignore[assignment]  # Starlette accepts None, its type does not
