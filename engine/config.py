@@ -98,8 +98,7 @@ class Config(BaseSettings):
     stream_block_ms: int = Field(default=1_000, ge=10, le=60_000, json_schema_extra={"unit": "ms"})
     """How long one blocking read of the streams waits."""
     queue_cap: int = Field(default=1_000, ge=1, le=1_000_000)
-    """How many published runs that have not ended a stream may hold before slots are skipped (queue full). Runs in
-    progress count."""
+    """How many runs that no worker has read a stream may hold; more slots are skipped (queue full)."""
     ledger_length: int = Field(default=1_000, ge=1, le=1_000_000)
     """About how many verdicts are kept for each task; Redis trims in whole nodes."""
     retire_after: float = Field(default=600.0, ge=1, le=366 * _DAY, json_schema_extra={"unit": "s"})

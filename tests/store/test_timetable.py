@@ -263,6 +263,16 @@ async def test_a_stream_that_is_full_skips_further_slots_with_a_verdict(stage: S
     assert len(await stage.in_stream()) == 2
 
 
+async def test_runs_in_progress_take_no_place_in_the_queue(stage: Stage) -> None:
+    """Their entries stay in the stream until they end; the cap is about those that wait for a worker."""
+    await stage.running(TASK)
+    await stage.running(OTHER)
+    for task in ("group/third", "group/fourth"):
+        await stage.due(task)
+    slots = [stage.slot("group/third"), stage.slot("group/fourth")]
+    assert await publish(stage, slots, cap=1) == [Published(), Skipped("queue full")]
+
+
 # -- move -------------------------------------------------------------------------------------------------------------
 
 

@@ -113,6 +113,13 @@ local function create(run, task, slot, priority, overlap)
     'priority', priority, 'overlap', overlap)
 end
 
+-- How many runs of a stream no worker has read. Entries stay until their runs end, those of runs in progress too.
+local function unread(stream)
+  local length = redis.call('XLEN', stream)
+  local pending = redis.pcall('XPENDING', stream, GROUP) -- an error when nobody has ever read: there is no group
+  return length - (pending.err and 0 or pending[1])
+end
+
 local function drop_entry(run)
   if run.entry and run.entry ~= '' then
     redis.call('XACK', STREAMS[run.priority], GROUP, run.entry)
@@ -201,7 +208,7 @@ local function ask(run, task, priority, overlap, force, kwargs, cap)
   if not force and paused(task) then return 'paused' end
   local busy = {queued = true, running = true, parked = true}
   if overlap == 'skip' and (asked[run.live] or others(run.live, run.id, busy)) then return 'overlap' end
-  local ahead = asked[stream] or redis.call('XLEN', stream)
+  local ahead = asked[stream] or unread(stream)
   if ahead >= cap then return 'queue full' end
   local retries = overlap == 'allow' and {} or retries_before(run)
   asked[stream], asked[run.id], asked[run.live] = ahead + 1, true, true

@@ -10,7 +10,7 @@
 local ITEM, BUSY = 6, {queued = true, running = true, parked = true}
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
 local cap, length = tonumber(ARGV[3]), {}
-for priority, stream in pairs(STREAMS) do length[priority] = redis.call('XLEN', stream) end
+for priority, stream in pairs(STREAMS) do length[priority] = unread(stream) end
 
 return each((#ARGV - 3) / ITEM, function(i)
   local at = 4 + (i - 1) * ITEM
