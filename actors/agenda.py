@@ -28,11 +28,14 @@ class Agenda:
 
     horizon_ms: int = 0
     _heap: list[tuple[int, str, bool]] = field(default_factory=list)
+    _left: list[int] = field(default_factory=list)
+    """When that was due which is left alone until Redis is asked again."""
 
     def load(self, window: Iterable[Due], horizon_ms: int) -> None:
         """Replace everything by what Redis said."""
         self.horizon_ms = horizon_ms
         self._heap = [(due.at_ms, due.id, due.is_run) for due in window]
+        self._left.clear()
         heapify(self._heap)
 
     def add(self, due: Due) -> None:
@@ -55,6 +58,14 @@ class Agenda:
             taken[Due(id=name, at_ms=at_ms, is_run=is_run)] = None
         return list(taken)
 
+    def leave(self, due: Due) -> None:
+        """Put aside what was taken and stays in ``due``, until Redis is asked again."""
+        self._left.append(due.at_ms)
+
+    def knows(self, minimum_ms: int) -> bool:
+        """Is the first instant in ``due`` no news?"""
+        return minimum_ms >= min([self.first_ms, *self._left])
+
     @property
     def first_ms(self) -> int:
         """When there is something to do: the first instant, or the horizon."""
@@ -64,6 +75,7 @@ class Agenda:
         """Know nothing: the next look asks Redis."""
         self.horizon_ms = 0
         self._heap.clear()
+        self._left.clear()
 
 
 @final
@@ -112,17 +124,19 @@ def plan(due: Iterable[Due], tasks: Mapping[str, Definition], now_ms: int, *, al
 
 
 def enrolments(
-    tasks: Mapping[str, Definition], known: Mapping[str, int | None], now_ms: int, *, allow_parallel: bool
+    tasks: Mapping[str, Definition], known: Mapping[str, int], now_ms: int, *, passed_ms: int, allow_parallel: bool
 ) -> tuple[list[Enrolment], list[Move]]:
     """What brings ``due`` in line with the catalog: first instants for new tasks, others for changed schedules.
 
     A task whose due instant is no instant of its schedule, or not the next one, was declared with another schedule; if
-    that slot was open, it is recorded as missed.
+    that slot was open, it is recorded as missed. Nothing is due again up to ``passed_ms``, where the clock of Redis
+    stood already if it is behind that now.
     """
+    after_ms = max(now_ms, passed_ms)
     new: list[Enrolment] = []
     moved: list[Move] = []
     for task_id, task in tasks.items():
-        due_ms, first_ms = known.get(task_id), task.schedule.next_after(now_ms)
+        due_ms, first_ms = known.get(task_id), task.schedule.next_after(after_ms)
         if due_ms is None:
             if first_ms is not None:
                 new.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, assert_never, final
 
@@ -22,7 +22,7 @@ from actors.messages import (
 )
 from actors.outage import PAUSE_S, insist
 from actors.timer import Timer
-from engine.domain.catalog import digest, merge, pages, parse_pages
+from engine.domain.catalog import digest, merge, pages, parse_page
 from engine.domain.task import Definition
 from engine.errors import MalformedDefinition, RedisUnavailable
 from engine.runtime import Actor
@@ -84,6 +84,10 @@ class Catalog(Actor[CatalogInbox]):
         self._digest = digest(declaration.definitions, declaration.functions)
         self._declaring = False
         self._version = -1
+        self._asked = False
+        """A `Refresh` of this actor's own waits in its mailbox: another would find nothing new."""
+
+        self._reading = Reading()
         self._news: CatalogRead | None = None
         self._sets: Mapping[str, DeclaredSet] = {}
         self._leading = False
@@ -101,8 +105,9 @@ class Catalog(Actor[CatalogInbox]):
         """Read the catalog when it changed."""
         match message:
             case Refresh():
+                self._asked = False
                 if message.version is None or message.version != self._version:
-                    await self._refresh()
+                    await self._refresh(in_any_case=message.version is None)
             case CatalogAsked():
                 if self._news is not None:
                     self._tell_all(self._news)
@@ -128,8 +133,10 @@ class Catalog(Actor[CatalogInbox]):
         self._declaring = False
         await self.context.mailbox.send(Refresh(None))
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, *, in_any_case: bool) -> None:
         try:
+            if not in_any_case and await self._store.catalog.version() == self._version:
+                return  # read since it was asked for
             contents = await self._store.catalog.contents(self._sets)
             workers = await self._store.leases.workers()
         except RedisUnavailable:
@@ -139,7 +146,7 @@ class Catalog(Actor[CatalogInbox]):
         if all(found.digest != self._digest for found in contents.sets):
             self._start_declaring()  # retired while this worker was cut off, or forgotten by Redis
         self._sets = {found.digest: found for found in contents.sets}
-        news = self._news = read_catalog(contents)
+        news = self._news = await self._reading.read(contents)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
         self._tell_all(news)
         self._warn_of_strangers(news, workers)
@@ -194,8 +201,11 @@ class Catalog(Actor[CatalogInbox]):
             await self._wake(due if len(due) < MAX_WAKES else ())
         if "resigned" in names:
             await self._say_vacated()
-        if names & CHANGES:
-            await self.context.mailbox.send(Refresh(None))
+        if names & CHANGES and not self._asked:
+            version = await self._store.catalog.version()
+            if version != self._version:
+                self._asked = True
+                await self.context.mailbox.send(Refresh(version))
 
     async def _wake(self, due: tuple[Due, ...]) -> None:
         if self._scheduling is not None and self._leading:
@@ -212,26 +222,84 @@ class Catalog(Actor[CatalogInbox]):
             log.debug("The reader of events begins anew by itself when Redis is back")
 
 
-def read_catalog(contents: Contents) -> CatalogRead:
-    """What Redis holds, parsed and merged: of a task in several sets, the set first seen latest wins.
+@final
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A declared set, parsed."""
 
-    A definition that this version cannot read is left out, with a warning: a newer version, which wrote it, runs it.
+    definitions: Mapping[str, Definition]
+    ids: frozenset[str]
+    """Of all its tasks, those that this version does not understand included."""
+
+    nameless: bool
+    """Something in it does not even say which task it is."""
+
+
+@final
+class Reading:
+    """Makes a `CatalogRead` of what Redis holds. What was parsed is kept while it is there: it never changes.
+
+    A definition that this version cannot read is left out, with one warning for its set: a newer version, which wrote
+    it, or a host that knows its time zone, runs it. Its task exists all the same.
     """
-    sets: dict[str, tuple[int, tuple[Definition, ...]]] = {}
-    dynamic: list[Definition] = []
-    for found in contents.sets:
+
+    def __init__(self) -> None:
+        self._sets: dict[str, _Set] = {}
+        self._dynamic: dict[str, tuple[str, Definition | None]] = {}
+        """Task id -> the text, and what it says if this version understands it."""
+
+        self._latest: tuple[object, CatalogRead] | None = None
+
+    async def read(self, contents: Contents) -> CatalogRead:
+        """Parsed and merged: of a task in several sets, the set first seen latest wins."""
+        first_seen_ms = {found.digest: found.first_seen_ms for found in contents.sets}
+        shape = (first_seen_ms, contents.dynamic, contents.forgotten)
+        if self._latest is not None and self._latest[0] == shape:
+            return replace(self._latest[1], version=contents.version)  # with the same tasks: nobody compares them
+        self._sets = {found.digest: self._sets.get(found.digest) or await _parse(found) for found in contents.sets}
+        self._dynamic = {task_id: self._definition(task_id, text) for task_id, text in contents.dynamic.items()}
+        tasks = merge(
+            {digest: (first_seen_ms[digest], one.definitions) for digest, one in self._sets.items()},
+            {task_id: definition for task_id, (_, definition) in self._dynamic.items() if definition is not None},
+        )
+        news = CatalogRead(
+            version=contents.version,
+            tasks=tasks,
+            sets={digest: one.ids for digest, one in self._sets.items()},
+            forgotten=contents.forgotten,
+            others=frozenset(self._dynamic).union(*(one.ids for one in self._sets.values())) - tasks.keys(),
+            complete=not any(one.nameless for one in self._sets.values()),
+        )
+        self._latest = shape, news
+        return news
+
+    def _definition(self, task_id: str, text: str) -> tuple[str, Definition | None]:
+        known = self._dynamic.get(task_id)
+        if known is not None and known[0] == text:
+            return known
         try:
-            sets[found.digest] = found.first_seen_ms, parse_pages(found.pages).definitions
-        except MalformedDefinition as error:
-            log.warning("The declaration %.8s is not understood by this version: %s", found.digest, error)
-    for task_id, text in contents.dynamic.items():
-        try:
-            dynamic.append(Definition.from_json(text))
+            return text, Definition.from_json(text)
         except MalformedDefinition as error:
             log.warning("The dynamic task %s is not understood by this version: %s", task_id, error)
-    return CatalogRead(
-        version=contents.version,
-        tasks=merge(sets, dynamic),
-        sets={digest: frozenset(one.id for one in definitions) for digest, (_, definitions) in sets.items()},
-        forgotten=contents.forgotten,
-    )
+            return text, None
+
+
+async def _parse(found: DeclaredSet) -> _Set:
+    """Others have their turn after each page: the beats go on, however many tasks there are."""
+    definitions: dict[str, Definition] = {}
+    refused: dict[str, str] = {}
+    nameless = ""
+    for text in found.pages:
+        page = parse_page(text)
+        definitions.update(page.definitions)
+        refused.update(page.refused)
+        nameless = nameless or page.nameless
+        await trio.lowlevel.checkpoint()
+    if refused or nameless:
+        log.warning(
+            "The declaration %.8s is not understood by this version in part, left out are %s: %s",
+            found.digest,
+            f"{len(refused)} task(s), the first {min(refused)}" if refused else "tasks that it does not name",
+            refused[min(refused)] if refused else nameless,
+        )
+    return _Set(definitions, frozenset(definitions) | frozenset(refused), bool(nameless))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from typing import TYPE_CHECKING, Any, assert_never, final
 
 import trio
@@ -18,14 +19,14 @@ from actors.messages import (
     RunsAsked,
     StopRuns,
 )
-from actors.outage import insist
+from actors.outage import PAUSE_S, insist
 from actors.running import OwnLoop, Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin
 from actors.settlement import Settlement
 from engine.domain.run import RunContext
 from engine.domain.task import Task
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.runs import Claimed, Completion, Hold, Stale
+from engine.store.runs import Claimed, Completion, Hold, Parked, Stale
 from engine.store.session import Broken
 from engine.store.timetable import Ended
 from engine.store.transport import Lane
@@ -50,6 +51,9 @@ _OUR_FRAMES = frozenset({"actors.running", "actors.threads"})
 
 LAST_WORDS_S = 2.0
 """How long a Consumer that crashes or is cancelled may take to give its runs back."""
+
+ALONE_WITHIN_LEASES = 10
+"""How long a run on its last delivery waits for the others: longer than most runs take. Nothing is read meanwhile."""
 
 
 @final
@@ -79,9 +83,12 @@ class Consumer(Actor[ConsumerInbox]):
         self._tasks: Mapping[str, Task] = tasks
         self._threads, self._catalog, self._stats = threads, catalog, stats
         self._runs: dict[str, Running] = {}
+        self._lone: list[Running] = []
+        self._crowded: dict[str, frozenset[Running]] = {}
+        self._overdue = 0
         self._host = host or OwnLoop()
         self._draining = draining
-        self._drained: Reply[None] | None = None
+        self._drained = trio.Event()
         self._changed = trio.Event()
 
     async def started(self) -> None:
@@ -95,15 +102,26 @@ class Consumer(Actor[ConsumerInbox]):
             worker=self._identity.key,
             block_ms=self._config.stream_block_ms,
         )
-        self.context.nursery.start_soon(self._settlement.run)
+        await self.context.nursery.start(self._execute)
         for call in self._threads.still_going():
-            self._runs[call.running.run_id] = call.running
-            self.context.nursery.start_soon(self._rejoin, call)
+            self._take_on(call.running)
+            self._bodies.start_soon(self._rejoin, call)
         if self._draining:
-            self._intake.close()
+            self._begin_drain()
         if self._config.concurrent_tasks > 0:
-            self.context.nursery.start_soon(self._read)
+            self._bodies.start_soon(self._read)
         self._show()
+
+    async def _execute(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The reader, the bodies it starts, and the telling of their ends, which goes on until the last has ended."""
+        async with trio.open_nursery() as telling:
+            telling.start_soon(self._settlement.run)
+            try:
+                async with trio.open_nursery() as self._bodies:
+                    task_status.started()
+                    await trio.sleep_forever()
+            finally:
+                self._settlement.close()
 
     async def receive(self, message: ConsumerInbox) -> None:
         """Change what is known and who shall stop; the runs themselves are tasks of their own."""
@@ -118,9 +136,8 @@ class Consumer(Actor[ConsumerInbox]):
             case LeasesInDanger():
                 self._stop_all(Stop.DANGER)
             case Drain():
-                self._drained = message.reply
-                self._intake.close()
-                self.context.nursery.start_soon(self._drain)
+                self._begin_drain()
+                self.context.nursery.start_soon(self._answer_when_drained, message.reply)
             case _:
                 assert_never(message)
 
@@ -137,9 +154,13 @@ class Consumer(Actor[ConsumerInbox]):
     def _stop(self, members: frozenset[tuple[str, int]], why: Stop) -> None:
         for run_id, fence in members:
             run = self._runs.get(run_id)
-            if run is not None and run.claimed.fence == fence and run.phase is not Phase.ENDED:
+            if run is None or run.claimed.fence != fence or run.phase is Phase.ENDED or run.asked is why:
+                continue
+            if run.cancellable:
                 log.warning("Run %s is stopped: %s", run_id, why.value)
-                run.tell_to_stop(why)
+            else:
+                log.warning("Run %s should stop (%s), but its thread cannot be cancelled", run_id, why.value)
+            run.tell_to_stop(why)
         self._announce()
 
     def _stop_all(self, why: Stop) -> None:
@@ -151,40 +172,72 @@ class Consumer(Actor[ConsumerInbox]):
 
     async def _read(self) -> None:
         """Read, claim and start runs until drained. What was read and cannot be started goes back in the same turn."""
-        await insist(self._store.transport, self._recover)
+        await self._reconnect()
         while not self._intake.closed:
             await self._wait_for_room()
             try:
                 entries = await self._intake.read(self._room())
                 await self._take(entries)
             except RedisUnavailable:
-                await self._store.transport.wait_up()
-                await insist(self._store.transport, self._recover)
+                await self._reconnect()
         self._intake.finished.set()
+
+    async def _reconnect(self) -> None:
+        """Recover, and again until Redis answers or there is nothing more to read."""
+        while True:
+            await self._store.transport.wait_up()
+            try:
+                await self._recover()
+            except RedisUnavailable:
+                if not self._intake.closed:
+                    await trio.sleep(PAUSE_S)
+                    continue
+            return
 
     async def _recover(self) -> None:
         """Release what an earlier connection or an earlier Consumer read and never claimed."""
         await self._store.transport.unblock(Lane.RUNS)
         await self._store.runs.make_groups()
         pending = await self._store.runs.unclaimed(self._identity.key)
-        left_over = [entry for entry in pending if entry.run_id not in self._runs]
-        await self._store.runs.release(left_over)
+        await self._store.runs.release(pending)  # the entries of runs in progress are kept
 
     async def _take(self, entries: list[Entry]) -> None:
         if self._intake.closed:
             await self._store.runs.release(entries)
             return
         room = self._room()
-        wanted, excess = entries[:room], entries[room:]
+        crowded = [entry for entry in entries if self._is_crowded(entry.run_id)]
+        startable = [entry for entry in entries if entry not in crowded]
+        wanted, excess = startable[:room], startable[room:]
         unknown = [entry for entry in wanted if entry.task_id not in self._tasks]
         known = [entry for entry in wanted if entry.task_id in self._tasks]
         if excess:
             await self._store.runs.release(excess)
+        if crowded:
+            await self._put_aside(crowded, "busy worker", most=None)
         if unknown:
-            await self._store.runs.defer(self._identity.key, unknown, most=self._config.queue_cap)
-            log.info("Put %d run(s) aside whose function this worker does not know", len(unknown))
+            await self._put_aside(unknown, "unknown function", most=self._config.queue_cap)
         if known:
             await self._claim(known)
+
+    def _is_crowded(self, run_id: str) -> bool:
+        """Does a former body of this run still go on here, or what it waited for in vain? Others may have it."""
+        return run_id in self._runs or run_id in self._crowded
+
+    async def _put_aside(self, entries: list[Entry], why: str, *, most: int | None) -> None:
+        replies = await self._store.runs.defer(self._identity.key, entries, why=why, most=most)
+        for entry, reply in zip(entries, replies, strict=True):
+            match reply:
+                case Parked():
+                    log.info("Run %s is put aside: %s", entry.run_id, why)
+                case Ended(verdict, reason):
+                    log.error("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
+                case Stale():
+                    log.debug("Run %s was taken back before it was put aside", entry.run_id)
+                case Broken(broken):
+                    log.error("Run %s cannot be put aside: a key of it is broken: %s", entry.run_id, broken)
+                case _:
+                    assert_never(reply)
 
     async def _claim(self, entries: list[Entry]) -> None:
         token = self.context.new_id()
@@ -201,8 +254,8 @@ class Consumer(Actor[ConsumerInbox]):
         match reply:
             case Claimed():
                 run = self._running(reply, token)
-                self._runs[run.run_id] = run
-                self.context.nursery.start_soon(self._run, run, name=run.run_id)
+                self._take_on(run)
+                self._bodies.start_soon(self._run, run, name=run.run_id)
             case Ended(verdict, reason):
                 log.info("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
             case Stale():
@@ -211,6 +264,12 @@ class Consumer(Actor[ConsumerInbox]):
                 log.error("Run %s cannot be claimed: a key of it is broken: %s", entry.run_id, why)
             case _:
                 assert_never(reply)
+
+    def _take_on(self, run: Running) -> None:
+        """A run takes a slot. It is here once at most: what still goes on under an old fence keeps it away."""
+        self._runs[run.run_id] = run
+        if run.last_delivery:
+            self._lone.append(run)
 
     def _running(self, claimed: Claimed, token: str) -> Running:
         task = self._tasks[claimed.task_id]
@@ -249,7 +308,6 @@ class Consumer(Actor[ConsumerInbox]):
         await self._end(call.running, await rejoin(call))
 
     async def _end(self, run: Running, end: BodyEnd) -> None:
-        run.phase = Phase.ENDED
         duration_s = self.context.clock.monotonic() - run.started_s
         decision = report(
             run,
@@ -263,24 +321,45 @@ class Consumer(Actor[ConsumerInbox]):
             case Returned(error) if error is not None:
                 name = f"{run.context.group}/{run.context.name}"
                 log.error("Task %s failed (attempt %d)", name, run.claimed.attempt, exc_info=_from_task(error))
-            case TimedOut(call):
+            case TimedOut(None):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
-                if call is not None and isinstance(decision, Completion):
-                    await self._settlement.abandon(decision)
-                    await call.done.wait()
+            case TimedOut(call) if call is not None and isinstance(decision, Completion):
+                await self._outlast(run, call, decision)
             case _:
                 pass
+        run.phase = Phase.ENDED
         self._threads.forget(run)
         self._settlement.add(run, decision, duration_s)
 
+    async def _outlast(self, run: Running, call: ThreadCall, verdict: Completion) -> None:
+        """Its time is over: the verdict is written now, and its slot is free when the thread has returned."""
+        run.phase = Phase.OVERDUE
+        name = f"{run.context.group}/{run.context.name}"
+        log.error("Task %s timed out; run %s holds its slot until its thread returns", name, run.run_id)
+        self._overdue += 1
+        self._show()
+        await self._settlement.abandon(verdict)
+        await call.done.wait()
+        self._overdue -= 1
+        log.warning("The thread of run %s, which timed out, has returned", run.run_id)
+
     async def _wait_alone(self, run: Running) -> None:
-        """On its last delivery a run may be what kills workers: it waits until no other run could be hurt."""
-        while run.last_delivery and run.stop is None and self._others_before(run):
-            await self._changed.wait()
+        """On its last delivery a run may be what kills workers: it waits until no other run could be hurt.
+
+        Not for ever: it is handed back, and kept away from this worker as long as those go on that stood in its way.
+        """
+        if not run.last_delivery:
+            return
+        with trio.move_on_after(self._config.run_lease_s * ALONE_WITHIN_LEASES):
+            while run.stop is None and self._others_before(run):
+                await self._changed.wait()
+            return
+        self._crowded[run.run_id] = frozenset(self._runs.values()) - {run}
+        log.warning("Run %s must run alone, and is given back: %s", run.run_id, Stop.CROWDED.value)
+        run.tell_to_stop(Stop.CROWDED)
 
     def _others_before(self, run: Running) -> bool:
-        lone = [other for other in self._runs.values() if other.last_delivery]
-        return len(lone) < len(self._runs) or lone[0] is not run
+        return len(self._lone) < len(self._runs) or self._lone[0] is not run
 
     async def _give_back(self, run: Running) -> None:
         """The Consumer itself ends: this body has ended, and other workers need not wait for the lease."""
@@ -294,13 +373,16 @@ class Consumer(Actor[ConsumerInbox]):
 
     def _settled(self, run: Running) -> None:
         del self._runs[run.run_id]
+        if run.last_delivery:
+            self._lone.remove(run)
+        self._crowded = {run_id: left for run_id, others in self._crowded.items() if (left := others - {run})}
         self._announce()
         self._show()
 
     # -- room and stopping ----------------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        if any(run.last_delivery for run in self._runs.values()):
+        if self._lone:
             return 0
         return self._config.concurrent_tasks - len(self._runs)
 
@@ -311,6 +393,15 @@ class Consumer(Actor[ConsumerInbox]):
     def _announce(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    def _begin_drain(self) -> None:
+        if not self._intake.closed:
+            self._intake.close()
+            self.context.nursery.start_soon(self._drain)
+
+    async def _answer_when_drained(self, reply: Reply[None]) -> None:
+        await self._drained.wait()
+        reply.send(None)
 
     async def _drain(self) -> None:
         """Read no more; give runs in progress their time, then hand back what can be cancelled."""
@@ -325,16 +416,17 @@ class Consumer(Actor[ConsumerInbox]):
                 await self._changed.wait()
         for run in self._runs.values():
             log.warning("Run %s is still going and keeps its lease until this process ends", run.run_id)
-        if self._drained is not None:
-            self._drained.send(None)
+        self._drained.set()
 
     async def _wait_until_idle(self) -> None:
         while self._runs:
             await self._changed.wait()
 
     def _show(self) -> None:
-        names = ", ".join(sorted(run.claimed.task_id for run in self._runs.values())[:5])
-        self.context.doing(f"{len(self._runs)}/{self._config.concurrent_tasks} runs{': ' if names else ''}{names}")
+        names = ", ".join(run.claimed.task_id for run in islice(self._runs.values(), 5))
+        overdue = f", {self._overdue} of them timed out in threads that go on" if self._overdue else ""
+        text = f"{len(self._runs)}/{self._config.concurrent_tasks} runs{overdue}"
+        self.context.doing(f"{text}: {names}" if names else text)
 
 
 def _from_task(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:

@@ -24,7 +24,7 @@ from actors.timer import Timer
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
 from engine.store.election import Lost
-from engine.store.session import Broken, Deposed
+from engine.store.session import Broken, Deposed, Done
 from engine.store.timetable import Due, Early, Ended, Moved, Published, Queued, Skipped
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from engine.domain.task import Definition
     from engine.runtime import Mailbox
     from engine.store.store import Store
-    from engine.store.timetable import Move, Slot
+    from engine.store.timetable import Move, MoveReply, Slot
 
 log = logging.getLogger("fastapi.task-manager.coordinator")
 
@@ -58,9 +58,12 @@ class Coordinator(Actor[CoordinatorInbox]):
         self._agenda = Agenda()
         self._term: Term | None = None
         self._renewed_at_s = 0.0
-        self._tasks: Mapping[str, Definition] = {}
-        self._enrolled: Mapping[str, Definition] | None = None
-        """The tasks that ``due`` was brought in line with in this term."""
+        self._catalog_read: CatalogRead | None = None
+        """None: not yet in this life, so nobody knows what the entries of ``due`` are."""
+        self._in_line: CatalogRead | None = None
+        """The catalog that ``due`` was brought in line with in this term."""
+        self._outdated: CatalogRead | None = None
+        """The catalog of which Redis says that there is a newer one, which will be read."""
 
     async def started(self) -> None:
         """Wait for a term."""
@@ -76,7 +79,7 @@ class Coordinator(Actor[CoordinatorInbox]):
                 return  # somebody else asked
             case LeadershipTaken():
                 self._term, self._renewed_at_s = message.term, message.renewed_at_s
-                self._enrolled = None
+                self._in_line = self._outdated = None
                 self._agenda.forget()
             case LeadershipEnded():
                 self._term = None
@@ -86,7 +89,7 @@ class Coordinator(Actor[CoordinatorInbox]):
                 if not self._renewed(message):
                     return
             case CatalogRead():
-                self._tasks = message.tasks
+                self._learn(message)
             case Woken():
                 self._agenda.note(message.due)
             case Turn():
@@ -96,114 +99,158 @@ class Coordinator(Actor[CoordinatorInbox]):
         await self._turn()
 
     def _renewed(self, message: LeaseRenewed) -> bool:
-        """Note a renewal; True if it shows that something is due earlier than the agenda knows: a lost wake-up."""
+        """Note a renewal; True if it has news of ``due``: it is lost, or has something earlier than the agenda."""
         if message.term != self._term:
             return False
         self._renewed_at_s = max(self._renewed_at_s, message.renewed_at_s)
         minimum_ms = message.answer.minimum_ms
-        if minimum_ms is None or minimum_ms >= self._agenda.first_ms:
+        if minimum_ms is None:
+            if self._catalog_read is None or not self._catalog_read.tasks:
+                return False
+            self._in_line = None  # there are tasks, and none is due: Redis has lost ``due``
+        elif self._agenda.knows(minimum_ms):
             return False
         self._agenda.forget()
         return True
 
+    def _learn(self, news: CatalogRead) -> None:
+        """Take in the catalog. If it changed, all that is due is looked at again, also what belonged to no task."""
+        former, self._catalog_read = self._catalog_read, news
+        if former is not None and former is self._in_line and same_tasks(former, news):
+            self._in_line = news
+        else:
+            self._agenda.forget()
+
     async def _turn(self) -> None:
-        if self._term is None:
+        if self._term is None or self._catalog_read is None:
             return
         try:
-            await self._work(self._term)
+            await self._work(self._term, self._catalog_read)
         except RedisUnavailable:
             self._agenda.forget()
             self._timer.after(PAUSE_S)
         except Deposed:
             self._refused(self._term)
 
-    async def _work(self, term: Term) -> None:
+    async def _work(self, term: Term, catalog: CatalogRead) -> None:
         """One turn: renew if need be, bring ``due`` in line, publish what is due, sleep until the next instant."""
-        if not await self._may_write(term):
-            return
-        while self._enrolled is not self._tasks:
-            await self._enroll(term)
+        await self._may_write(term)
+        while catalog is not self._in_line and catalog is not self._outdated:
+            await self._enroll(term, catalog)
         if self._agenda.horizon_ms <= self._now_ms():
             horizon_ms = self._now_ms() + WINDOW_MS
             self._agenda.load(await self._store.timetable.window(horizon_ms), horizon_ms)
         due = self._agenda.take(self._now_ms())
-        if due and await self._may_write(term):
-            await self._publish(term, due)
+        if due:
+            await self._publish(term, catalog.tasks, due)
         self._timer.after((self._agenda.first_ms - self._now_ms()) / 1000)
-        self.context.doing(f"scheduling {len(self._tasks)} tasks")
+        self.context.doing(f"scheduling {len(catalog.tasks)} tasks")
 
-    async def _may_write(self, term: Term) -> bool:
-        """Is the last renewal younger than two thirds of the lease? If not, renew before anything else.
+    async def _may_write(self, term: Term) -> None:
+        """Before each write: is the last renewal younger than two thirds of the lease? If not, renew first.
 
         A process that stalled finds out here, before it writes; what it had sent already is refused by the epoch.
+
+        Raises:
+            Deposed: the lease is lost.
         """
         sent_at_s = self.context.clock.monotonic()
         if sent_at_s - self._renewed_at_s < term.lease_s * 2 / 3:
-            return True
+            return
         match await self._store.election.renew(term.value, lease_ms=round(term.lease_s * 1000)):
             case Lost():
-                self._refused(term)
-                return False
+                raise Deposed(term.value)
             case answer:
                 self.context.clock.saw_redis_ms(
                     answer.redis_ms, sent=sent_at_s, received=self.context.clock.monotonic()
                 )
                 self._renewed_at_s = sent_at_s
                 self._leader.tell(LeaseRenewed(term, sent_at_s, answer))
-                return True
 
     def _refused(self, term: Term) -> None:
         self._term = None
         self._timer.stop()
         self._leader.tell(WriteRefused(term))
 
-    async def _enroll(self, term: Term) -> None:
-        """Bring ``due`` in line with the catalog: all of it in a new term, then only what changed.
+    async def _enroll(self, term: Term, catalog: CatalogRead) -> None:
+        """Bring ``due`` in line with the catalog: first instants for those that have none, others where need be.
 
         Not done (to be repeated) when Redis says that this process's estimate of its time was wrong.
         """
-        tasks, former = self._tasks, self._enrolled
-        if former is None:
-            changed: Mapping[str, Definition] = tasks
-            known: Mapping[str, int | None] = await self._store.timetable.tasks()
-        else:
-            changed = {task_id: task for task_id, task in tasks.items() if former.get(task_id) != task}
-            known = await self._store.timetable.instants(list(changed))
-        new, moved = enrolments(changed, known, self._now_ms(), allow_parallel=self._config.allow_parallel)
-        if moved and not await self._move(term, moved):
-            return
+        timetable, default = self._store.timetable, self._config.allow_parallel
+        known, passed_ms = await timetable.tasks(), await timetable.passed_ms()
+        new, moved = enrolments(catalog.tasks, known, self._now_ms(), passed_ms=passed_ms, allow_parallel=default)
+        self._agenda.forget()
         if new:
-            await self._store.timetable.enroll(term.value, new)
+            await self._may_write(term)
+            replies = await timetable.enroll(term.value, new, version=catalog.version)
+            if "outdated" in replies:
+                self._outdated = catalog
+                return
+            for enrolment, enrolled in zip(new, replies, strict=True):
+                if isinstance(enrolled, Broken):
+                    self._complain(enrolment.task_id, enrolled)
+        for move, reply in await self._move(term, moved):
+            match reply:
+                case Early():
+                    return
+                case Broken():
+                    self._complain(move.task_id, reply)
+                case _:
+                    pass
         if new or moved:
             log.info("Scheduled %d new task(s), rescheduled %d", len(new), len(moved))
-            self._agenda.forget()
-        self._enrolled = tasks
+        self._in_line = catalog
 
-    async def _move(self, term: Term, moves: list[Move]) -> bool:
-        """False if one was early; the clock is corrected then, and what is known of ``due`` may be wrong."""
-        early = [r for r in await self._store.timetable.move(term.value, moves) if isinstance(r, Early)]
+    async def _move(self, term: Term, moves: list[Move]) -> list[tuple[Move, MoveReply]]:
+        """If one was early, the clock is corrected then, and what is known of ``due`` may be wrong."""
+        if not moves:
+            return []
+        await self._may_write(term)
+        replies = await self._store.timetable.move(term.value, moves)
+        early = [reply for reply in replies if isinstance(reply, Early)]
         if early:
             self._correct(early[-1].redis_ms)
             self._agenda.forget()
-        return not early
+        return list(zip(moves, replies, strict=True))
 
-    async def _publish(self, term: Term, due: list[Due]) -> None:
+    async def _publish(self, term: Term, tasks: Mapping[str, Definition], due: list[Due]) -> None:
+        for item in due:
+            if not item.is_run and item.id not in tasks:
+                self._agenda.leave(item)
         now_ms = self._now_ms()
-        planned = plan(due, self._tasks, now_ms, allow_parallel=self._config.allow_parallel)
-        if planned.moves:
-            if not await self._move(term, planned.moves):
-                return
-            for move in planned.moves:
-                log.warning("Task %s missed %d slot(s), as its catch-up policy says", move.task_id, move.count)
-        if planned.slots:
-            cap = self._config.queue_cap
-            replies = await self._store.timetable.publish(term.value, planned.slots, queue_cap=cap)
-            for slot, reply in zip(planned.slots, replies, strict=True):
+        planned = plan(due, tasks, now_ms, allow_parallel=self._config.allow_parallel)
+        stuck = {
+            move.task_id for move, reply in await self._move(term, planned.moves) if not self._note_move(move, reply)
+        }
+        slots = [slot for slot in planned.slots if slot.task_id not in stuck]
+        if slots:
+            await self._may_write(term)
+            replies = await self._store.timetable.publish(term.value, slots, queue_cap=self._config.queue_cap)
+            for slot, reply in zip(slots, replies, strict=True):
                 self._note(slot, reply, now_ms)
         runs = [item for item in due if item.is_run]
         if runs:
+            await self._may_write(term)
             for item, answer in zip(runs, await self._store.timetable.requeue(term.value, runs), strict=True):
                 self._note_run(item, answer)
+
+    def _note_move(self, move: Move, reply: MoveReply) -> bool:
+        """Were the slots passed over, so that the one behind them can be published?"""
+        match reply:
+            case Done():
+                log.warning("Task %s missed %d slot(s), as its catch-up policy says", move.task_id, move.count)
+            case Early():
+                pass  # the agenda was forgotten
+            case Moved(due_ms):
+                if due_ms is not None:
+                    self._agenda.add(Due(move.task_id, due_ms, is_run=False))
+            case Broken():
+                self._complain(move.task_id, reply)
+                self._agenda.leave(Due(move.task_id, move.due_ms, is_run=False))
+            case _:
+                assert_never(reply)
+        return isinstance(reply, Done)
 
     def _note(self, slot: Slot, reply: Published | Skipped | Early | Moved | Broken, now_ms: int) -> None:
         match reply:
@@ -224,8 +271,9 @@ class Coordinator(Actor[CoordinatorInbox]):
             case Moved(due_ms):
                 if due_ms is not None:
                     self._agenda.add(Due(slot.task_id, due_ms, is_run=False))
-            case Broken(why):
-                log.error("Task %s cannot be scheduled: a key of it is broken: %s", slot.task_id, why)
+            case Broken():
+                self._complain(slot.task_id, reply)
+                self._agenda.leave(Due(slot.task_id, slot.due_ms, is_run=False))
             case _:
                 assert_never(reply)
 
@@ -240,8 +288,12 @@ class Coordinator(Actor[CoordinatorInbox]):
                 self._agenda.add(item)
             case Broken(why):
                 log.error("Run %s cannot be queued: a key of it is broken: %s", item.id, why)
+                self._agenda.leave(item)
             case _:
                 assert_never(reply)
+
+    def _complain(self, task_id: str, broken: Broken) -> None:
+        log.error("Task %s cannot be scheduled: a key of it is broken: %s", task_id, broken.why)
 
     def _correct(self, redis_ms: int) -> None:
         """Redis is behind what this process took for its time."""
@@ -250,3 +302,12 @@ class Coordinator(Actor[CoordinatorInbox]):
 
     def _now_ms(self) -> int:
         return self.context.clock.redis_ms()
+
+
+def same_tasks(former: CatalogRead, news: CatalogRead) -> bool:
+    """Can no task have left ``due`` between the two? True of a pause and a resumption.
+
+    The Catalog makes new tasks when a declaration is another one or was made again. Over several changes that were read
+    together a dynamic task may have gone and come back just as it was.
+    """
+    return news is former or (news.tasks is former.tasks and news.version == former.version + 1)

@@ -85,4 +85,11 @@ def describe(error: BaseException | None) -> str:
         return ""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({last[0].filename}:{last[0].lineno})" if last else ""
-    return f"{type(error).__name__}: {error}{where}"[:MAX_ERROR_CHARS]
+    return f"{type(error).__name__}: {_text(error)}{where}"[:MAX_ERROR_CHARS]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as worse:  # noqa: BLE001  # whatever a run raises ends at the run, and this is code of the task
+        return f"its text cannot be had: {type(worse).__name__}"

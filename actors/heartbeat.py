@@ -37,13 +37,17 @@ log = logging.getLogger("fastapi.task-manager.consumer")
 
 MAX_RUNS_SHOWN = 100
 
+ASKS_IN_A_LEASE = 12
+"""An actor that has not answered within a twelfth of a lease has crashed, or is too slow to be waited for."""
+
 
 @final
 class Heartbeat(Actor[HeartbeatInbox]):
     """Beats three times in a lease: one command for all runs of this worker.
 
     Owns nothing: it asks the Consumer for its runs before each beat, so a restart loses nothing. While the Consumer is
-    being restarted the runs last heard of are kept; a lease that should not be there ends by itself.
+    being restarted the runs last heard of are kept; a lease that should not be there ends by itself. Before its first
+    beat it asks until it is told, for a lease at most: a beat without them would let the leases of a former life end.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         self._consumer, self._catalog, self._stats = consumer, catalog, stats
         self._lease_s = config.run_lease_s
         self._held: list[tuple[str, int]] = []
+        self._told = False
         self._counts: Mapping[str, int] = {}
         self._draining = draining
         self._safe_until_s = float("inf")
@@ -131,10 +136,14 @@ class Heartbeat(Actor[HeartbeatInbox]):
         return None
 
     async def _ask_for_runs(self) -> None:
-        try:
-            self._held = await self._consumer.ask(RunsAsked, timeout_s=self._lease_s / 12)
-        except AskTimeout:
-            log.warning("The consumer did not say which runs it holds; the last known leases are kept")
+        for _ in range(1 if self._told else ASKS_IN_A_LEASE):
+            try:
+                self._held = await self._consumer.ask(RunsAsked, timeout_s=self._lease_s / ASKS_IN_A_LEASE)
+            except AskTimeout:
+                continue
+            self._told = True
+            return
+        log.warning("The consumer did not say which runs it holds; the last known leases are kept")
 
     def _note(self, answer: Answer, sent_at_s: float) -> None:
         clock = self.context.clock
@@ -158,7 +167,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
     async def _details(self) -> str:
         """What others may know of this worker, as JSON."""
         try:
-            self._counts = await self._stats.ask(CountsAsked, timeout_s=self._lease_s / 12)
+            self._counts = await self._stats.ask(CountsAsked, timeout_s=self._lease_s / ASKS_IN_A_LEASE)
         except AskTimeout:
             log.debug("The counts of this worker are those of an earlier beat")
         return Account(

@@ -109,6 +109,12 @@ class CatalogRead:
     forgotten: tuple[str, ...] = ()
     """Tasks whose removal is not finished."""
 
+    others: frozenset[str] = frozenset()
+    """Tasks that exist, and whose definitions this version does not understand: for others to run, not to touch."""
+
+    complete: bool = True
+    """Every task that exists is named here. Not so if something declared does not even say which task it is."""
+
 
 @final
 @dataclass(frozen=True, slots=True)

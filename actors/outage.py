@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 PAUSE_S = 0.2
-"""Between tries while the link is up and Redis refuses all the same (loading, read-only, no replicas)."""
+"""Between tries while the link is up and Redis refuses all the same (loading, no replicas, full memory)."""
 
 
 async def insist(transport: Transport, operation: Callable[[], Awaitable[R]]) -> R:

@@ -20,14 +20,14 @@ from actors.messages import (
 )
 from actors.timer import Timer
 from actors.watch import Watch
+from engine.domain.names import task_of
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.leases import Reclaimed
+from engine.store.leases import DEAD_LENGTH, Reclaimed
 from engine.store.session import Broken, Deposed
+from engine.store.timetable import FOREVER_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from actors.messages import CatalogInbox, LeaderInbox
     from engine.config import Config
     from engine.runtime import Mailbox
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastapi.task-manager.reconciler")
 
-CLOCK_JUMP_S = 0.25
-"""A step of Redis's clock, against ours, after which what was seen before proves nothing."""
-
 BURY_AFTER_LEASES = 3
 """A worker that has not beaten for so many leases, and owns nothing, is forgotten."""
+
+DEAD_ALARM = DEAD_LENGTH * 8 // 10
+"""So many dead runs that somebody should decide about them, before the oldest go."""
 
 
 @final
@@ -60,11 +60,16 @@ class Reconciler(Actor[ReconcilerInbox]):
         self._renewed_at_s = 0.0
         self._steady_since_s = 0.0
         self._swept_at_s = 0.0
-        self._sets: Mapping[str, frozenset[str]] = {}
-        self._tasks: frozenset[str] = frozenset()
-        self._forgotten: tuple[str, ...] = ()
-        self._unused_since_s: dict[str, float] = {}
-        """Digests of declared sets that no live worker has, and since when this was seen."""
+        self._broken: frozenset[str] = frozenset()
+        """Leases that cannot be reclaimed and entries that cannot be released, of which the log was told."""
+
+        self._many_dead = False
+        self._news: CatalogRead | None = None
+        self._retired: set[str] = set()
+        """Tasks of sets that this leader retired: if the catalog has them no longer, they have had their time."""
+
+        self._gone_since_s: dict[str, float] = {}
+        """Tasks in the timetable that the catalog does not have, and since when this was seen."""
 
     async def started(self) -> None:
         """Wait for a term."""
@@ -81,7 +86,8 @@ class Reconciler(Actor[ReconcilerInbox]):
             case LeadershipTaken():
                 self._term, self._renewed_at_s = message.term, message.renewed_at_s
                 self._steady_since_s = self._swept_at_s = self.context.clock.monotonic()
-                self._unused_since_s.clear()
+                self._retired.clear()
+                self._gone_since_s.clear()
                 self._watch.forget()
                 self._timer.after(0)
                 self.context.doing("watching leases")
@@ -91,8 +97,7 @@ class Reconciler(Actor[ReconcilerInbox]):
                 if message.term == self._term:
                     self._renewed_at_s = max(self._renewed_at_s, message.renewed_at_s)
             case CatalogRead():
-                self._sets, self._tasks = message.sets, frozenset(message.tasks)
-                self._forgotten = message.forgotten
+                self._news = message
             case Look():
                 if self._term is not None:
                     await self._look(self._term)
@@ -124,7 +129,10 @@ class Reconciler(Actor[ReconcilerInbox]):
         """Reclaim what is lost; seconds until the next look."""
         clock, store = self.context.clock, self._store
         now_s = clock.monotonic()
-        self._notice_jump(await store.leases.redis_ms(), now_s)
+        clock.saw_redis_ms(await store.leases.redis_ms(), sent=now_s, received=clock.monotonic())
+        if clock.redis_stepped_at_s > self._steady_since_s:
+            log.warning("The clock of Redis has stepped: leases are watched anew")
+            self._steady_since_s = clock.redis_stepped_at_s
         redis_ms = clock.redis_ms()
         half_a_lease_ms = round(self._lease_s * 1000 / 2)
         leases = await store.leases.expiring(redis_ms + half_a_lease_ms)
@@ -133,13 +141,6 @@ class Reconciler(Actor[ReconcilerInbox]):
         if lost and clock.monotonic() - self._renewed_at_s < term.lease_s * 2 / 3:
             await self._reclaim(term, lost)
         return self._watch.next_look_s(now_s=clock.monotonic(), redis_ms=clock.redis_ms())
-
-    def _notice_jump(self, redis_ms: int, sent_at_s: float) -> None:
-        clock = self.context.clock
-        jump_s = clock.saw_redis_ms(redis_ms, sent=sent_at_s, received=clock.monotonic())
-        if abs(jump_s) > CLOCK_JUMP_S:
-            log.warning("The clock of Redis stepped by %.3f s: leases are watched anew", jump_s)
-            self._steady_since_s = clock.monotonic()
 
     async def _reclaim(self, term: Term, lost: list[Lease]) -> None:
         story = json.dumps({"outcome": "lost", "seen_ms": self.context.clock.redis_ms()})
@@ -153,18 +154,21 @@ class Reconciler(Actor[ReconcilerInbox]):
                 case Reclaimed("dead", worker):
                     log.error("Run %s is dead: its workers were lost too often, %s the last", lease.run_id, worker)
                 case Broken(why):
-                    log.error("Run %s cannot be reclaimed: a key of it is broken: %s", lease.run_id, why)
+                    self._watch.observe_anew(lease, now_s=self.context.clock.monotonic())
+                    if lease.member not in self._broken:
+                        log.error("Run %s cannot be reclaimed: a key of it is broken: %s", lease.run_id, why)
+                        self._broken |= {lease.member}
                 case _:
-                    pass
+                    self._broken -= {lease.member}
 
     # -- what else is left over -----------------------------------------------------------------------------------
 
     async def _sweep(self, term: Term) -> None:
         store, idle_ms = self._store, round(self._lease_s * 1000)
         await store.runs.make_groups()
-        pending = await store.leases.pending(min_idle_ms=idle_ms)
-        if pending:
-            await store.runs.release([item.entry for item in pending])
+        await self._release(idle_ms)
+        await store.catalog.drop_ended_pauses()
+        await self._count_dead()
         now_ms = await store.leases.redis_ms()
         workers = await store.leases.workers()
         gone = [w for w in workers if now_ms - w.seen_ms > BURY_AFTER_LEASES * idle_ms]
@@ -172,7 +176,7 @@ class Reconciler(Actor[ReconcilerInbox]):
             if await store.leases.bury(worker.worker, seen_ms=worker.seen_ms) == "buried":
                 log.info("Worker %s is gone", worker.name)
         await self._retire(term, [w for w in workers if w not in gone])
-        for task_id in self._forgotten:
+        for task_id in self._news.forgotten if self._news is not None else ():
             match await store.operations.finish_forgetting(task_id):
                 case Broken(why):
                     log.error("Task %s cannot be forgotten: a key of it is broken: %s", task_id, why)
@@ -181,22 +185,67 @@ class Reconciler(Actor[ReconcilerInbox]):
                 case ended:
                     log.info("Finished forgetting task %s: %d runs ended", task_id, ended)
 
+    async def _release(self, idle_ms: int) -> None:
+        """Give back what was read and never claimed."""
+        pending = await self._store.leases.pending(min_idle_ms=idle_ms)
+        entries = [item.entry for item in pending.entries]
+        for entry, reply in zip(entries, await self._store.runs.release(entries), strict=True):
+            match reply:
+                case Broken(why) if entry.entry_id not in self._broken:
+                    log.error("Run %s cannot be released: a key of it is broken: %s", entry.run_id, why)
+                    self._broken |= {entry.entry_id}
+                case Broken():
+                    pass
+                case _:
+                    self._broken -= {entry.entry_id}
+        await self._store.leases.acknowledge_deleted(pending.deleted)
+
+    async def _count_dead(self) -> None:
+        """Tell the log, once while it lasts, that somebody should decide about dead runs before the oldest go."""
+        count = await self._store.leases.dead()
+        if count >= DEAD_ALARM and not self._many_dead:
+            log.error(
+                "%d runs are dead, and of more than %d the oldest are lost: revive or discard some", count, DEAD_LENGTH
+            )
+        self._many_dead = count >= DEAD_ALARM
+
     async def _retire(self, term: Term, live: list[Presence]) -> None:
-        """Forget sets that no live worker has had for ``retire_after``, and the tasks that only they had."""
-        used, now_s = {worker.digest for worker in live}, self.context.clock.monotonic()
-        self._unused_since_s = {
-            digest: self._unused_since_s.get(digest, now_s) for digest in self._sets if digest not in used
-        }
-        left = dict(self._sets)
-        for digest, since_s in self._unused_since_s.items():
-            if now_s - since_s >= self._config.retire_after:
-                tasks = tasks_of_only(digest, left)
-                gone = await self._store.catalog.retire(term.value, digest, sorted(tasks))
-                del left[digest]  # or the next set that goes would leave it the tasks that both have
-                log.info("Retired a declaration that no live worker has, and %d task(s)", gone)
+        """Forget sets that no worker has had for ``retire_after``; at the next sweep, the tasks that only they had.
 
+        Tasks that the catalog lost otherwise (or never had: a run came before its declaration) have as
+        long. While a live worker's declaration is not in the catalog, nothing is taken for gone.
+        """
+        news = self._news
+        if news is None:
+            return
+        if news.complete and all(worker.digest in news.sets for worker in live):
+            await self._dismiss(term, news)
+        digests = list(news.sets)
+        after_ms = round(self._config.retire_after * 1000)
+        for digest, word in zip(
+            digests, await self._store.catalog.retire(term.value, digests, after_ms=after_ms), strict=True
+        ):
+            if word == "retired":
+                log.info("Retired the declaration %.8s, which no live worker has", digest)
+                self._retired |= news.sets[digest]
 
-def tasks_of_only(digest: str, sets: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """The tasks that no other declared set has."""
-    others = [tasks for other, tasks in sets.items() if other != digest]
-    return sets[digest].difference(*others)
+    async def _dismiss(self, term: Term, news: CatalogRead) -> None:
+        now_s = self.context.clock.monotonic()
+        due = await self._store.timetable.window(FOREVER_MS)
+        found = {task_of(item.id) if item.is_run else item.id for item in due}
+        gone = found.difference(news.tasks, news.others, news.forgotten)
+        self._retired &= gone
+        self._gone_since_s = {task_id: self._gone_since_s.get(task_id, now_s) for task_id in gone}
+        over = sorted(
+            task_id
+            for task_id, since_s in self._gone_since_s.items()
+            if task_id in self._retired or now_s - since_s >= self._config.retire_after
+        )
+        for task_id, ended in zip(over, await self._store.catalog.dismiss(term.value, news.version, over), strict=True):
+            match ended:
+                case Broken(why):
+                    log.error("Task %s cannot be dismissed: a key of it is broken: %s", task_id, why)
+                case None:
+                    pass  # the catalog has changed: at the next sweep
+                case runs:
+                    log.info("Task %s is scheduled no longer: nobody declares it; %d runs ended", task_id, runs)

@@ -33,6 +33,7 @@ class Stop(Enum):
     LOST = "its lease was lost"
     DANGER = "this worker was cut off from Redis"
     SHUTDOWN = "this worker stops"
+    CROWDED = "the other runs of this worker do not end"
 
 
 @final
@@ -42,6 +43,7 @@ class Phase(Enum):
 
     CLAIMED = "its body has not begun"
     BODY = "its body is going"
+    OVERDUE = "its time is over and its verdict is written; its thread goes on"
     ENDED = "its body has ended, and Redis does not know yet"
 
 
@@ -57,6 +59,11 @@ class Running:
     last_delivery: bool
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     stop: Stop | None = None
+    """Why it was cancelled."""
+
+    asked: Stop | None = None
+    """Why it was last asked to stop; a thread cannot heed it."""
+
     phase: Phase = Phase.CLAIMED
     started_s: float = 0.0
     """Monotonic."""
@@ -88,6 +95,7 @@ class Running:
 
     def tell_to_stop(self, why: Stop) -> None:
         """Cancel the body, if it can be and has not ended; the first reason counts."""
+        self.asked = why
         if self.cancellable and self.stop is None and self.phase is not Phase.ENDED:
             self.stop = why
             self.scope.cancel()
@@ -144,14 +152,13 @@ async def perform(running: Running, threads: Threads, host: Host) -> BodyEnd:
     If cancelled from outside, an asynchronous body has ended when this raises; a thread goes on.
     """
     running.phase = Phase.BODY
-    function = partial(running.task.function, **running.kwargs)
     with running.context.entered():
         if not running.cancellable:
-            return await _in_thread(threads.start(running, partial(_call, function)), running.timeout_s)
+            return await _in_thread(threads.start(running, partial(_call_plain, running)), running.timeout_s)
         limit = trio.CancelScope(deadline=trio.current_time() + running.timeout_s)
         try:
             with running.scope, limit:
-                await host.run(function)
+                await host.run(partial(_call, running))
         except HostGone:
             return Stopped()
         except BaseException as error:  # noqa: BLE001  # whatever a run raises ends at the run
@@ -173,14 +180,18 @@ async def rejoin(call: ThreadCall) -> BodyEnd:
 async def _in_thread(call: ThreadCall, timeout_s: float) -> BodyEnd:
     with trio.move_on_after(max(0.0, timeout_s)):
         await call.done.wait()
-        return Returned(call.error)
-    return TimedOut(call)
+    return Returned(call.error) if call.done.is_set() else TimedOut(call)
 
 
-def _call(function: Callable[[], object]) -> None:
+def _call(running: Running) -> Any:
+    """Call the function: arguments that are none, or do not fit, fail here, where everything else does."""
+    return running.task.function(**running.kwargs)
+
+
+def _call_plain(running: Running) -> None:
     """Call a plain function; one that only makes a coroutine has done nothing, and must not count as done."""
-    result = function()
+    result = _call(running)
     if isawaitable(result):
         if isinstance(result, Coroutine):
             result.close()
-        raise NotAwaited(function_name(function))
+        raise NotAwaited(function_name(running.task.function))

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastapi.task-manager.consumer")
 
 LAST_WORDS_S = 2.0
-"""How long ends may still be told when the Consumer crashes or is cancelled."""
-
+"""How long ends may still be told when the last body has ended."""
 
 Reply: TypeAlias = Done | Waiting | Gone | Fenced | Broken
 
@@ -36,6 +35,7 @@ class Settlement:
     """Collects the ends of runs and tells them together, once for each turn of the loop.
 
     A Redis error after the body succeeded never turns the run into a failure: what was not answered is told again.
+    It outlives the bodies: one that ends while the Consumer is being cancelled is told too.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class Settlement:
         self._store, self._worker, self._stats, self._on_settled = store, worker, stats, on_settled
         self._waiting: list[tuple[Running, Report, float]] = []
         self._filled = trio.Event()
+        self._closed = False
+        self._scope = trio.CancelScope(shield=True)
 
     def add(self, running: Running, report: Report, duration_s: float) -> None:
         """This is how it ended."""
@@ -58,17 +60,21 @@ class Settlement:
         )
 
     async def run(self) -> None:
-        """Tell until cancelled; then tell what is left, for a moment."""
-        try:
-            while True:
+        """Tell until closed, whatever is cancelled around it."""
+        with self._scope:
+            while not self._closed:
                 await self._filled.wait()
                 self._filled = trio.Event()
                 await self._settle()
-        finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S):
-                await self._settle(repeated=True)  # the call that was cancelled may have been done
 
-    async def _settle(self, *, repeated: bool = False) -> None:
+    def close(self) -> None:
+        """The last body has ended: tell what is left, for a moment."""
+        self._closed = True
+        self._filled.set()
+        self._scope.deadline = trio.current_time() + LAST_WORDS_S
+
+    async def _settle(self) -> None:
+        repeated = False
         while self._waiting:
             batch = list(self._waiting)
             try:

@@ -34,12 +34,12 @@ class Threads:
 
     def __init__(self, capacity: int) -> None:
         self._limiter = trio.CapacityLimiter(max(1, capacity))
-        self._calls: dict[str, ThreadCall] = {}
+        self._calls: dict[Running, ThreadCall] = {}
 
     def start(self, running: Running, function: Callable[[], object]) -> ThreadCall:
         """Call it in a thread, in a copy of the current context."""
         call = ThreadCall(running)
-        self._calls[running.run_id] = call
+        self._calls[running] = call
         trio.lowlevel.spawn_system_task(
             self._work, call, function, name=f"thread of {running.run_id}", context=contextvars.copy_context()
         )
@@ -51,9 +51,7 @@ class Threads:
 
     def forget(self, running: Running) -> None:
         """Its end has been dealt with. A run without a thread has nothing to forget."""
-        call = self._calls.get(running.run_id)
-        if call is not None and call.running is running:
-            del self._calls[running.run_id]
+        self._calls.pop(running, None)
 
     async def _work(self, call: ThreadCall, function: Callable[[], object]) -> None:
         try:

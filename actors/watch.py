@@ -64,6 +64,10 @@ class Watch:
         ]
         return min([self.lease_s / 2, *waits])
 
+    def observe_anew(self, lease: Lease, *, now_s: float) -> None:
+        """It could not be taken: it is lost again, if it still is, after another half of a lease."""
+        self._seen[lease.member] = Sighting(lease, now_s)
+
     def forget(self) -> None:
         """Begin anew."""
         self._seen.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
 
@@ -47,6 +47,9 @@ log = logging.getLogger("fastapi.task-manager.runner")
 
 RESIGN_S = 3.0
 """How long a leader may take to resign before the lease is left to do it."""
+
+ASK_AGAIN_S = 1.0
+"""An actor that crashes forgets who asked it to let go, so it is asked again."""
 
 
 @final
@@ -90,16 +93,28 @@ class Troupe:
         self.draining.set()
         async with trio.open_nursery() as nursery:
             if self.leader is not None:
-                nursery.start_soon(_tell_to_drain, partial(self.leader.ask, Drain, timeout_s=RESIGN_S))
-            nursery.start_soon(_tell_to_drain, partial(self.heartbeat.ask, Drain, timeout_s=RESIGN_S))
-            await _tell_to_drain(partial(self.consumer.ask, Drain, timeout_s=grace_s + 2 * RESIGN_S))
+                nursery.start_soon(_tell_to_drain, partial(self.leader.ask, Drain), RESIGN_S)
+            nursery.start_soon(_tell_to_drain, partial(self.heartbeat.ask, Drain), RESIGN_S)
+            await _tell_to_drain(partial(self.consumer.ask, Drain), grace_s + 2 * RESIGN_S)
 
 
-async def _tell_to_drain(ask: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await ask()
-    except (AskTimeout, MailboxClosed) as error:
-        log.warning("Stopping goes on without an answer: %s", error)
+class _Ask(Protocol):
+    async def __call__(self, *, timeout_s: float) -> None: ...
+
+
+async def _tell_to_drain(ask: _Ask, patience_s: float) -> None:
+    until_s = trio.current_time() + patience_s
+    while True:
+        left_s = until_s - trio.current_time()
+        try:
+            await ask(timeout_s=min(ASK_AGAIN_S, left_s))
+        except AskTimeout as error:
+            if left_s > ASK_AGAIN_S:
+                continue
+            log.warning("Stopping goes on without an answer: %s", error)
+        except MailboxClosed as error:
+            log.warning("Stopping goes on without an answer: %s", error)
+        return
 
 
 def assemble(parts: Parts) -> Troupe:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from actors.catalog import read_catalog
+from actors.catalog import Reading
 from engine.errors import RedisUnavailable, TreeFormatError
 from engine.runtime import Node
 
@@ -140,7 +140,7 @@ async def read_tasks(store: Store) -> list[TaskView]:
     contents = await store.catalog.contents()
     now_ms = await store.leases.redis_ms()
     due = await store.timetable.tasks()
-    tasks = sorted(read_catalog(contents).tasks.values(), key=lambda task: (task.group, task.name))
+    tasks = sorted((await Reading().read(contents)).tasks.values(), key=lambda task: (task.group, task.name))
     views: dict[str, TaskView] = {}
     failure: RedisUnavailable | None = None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, final
 
 from engine.domain.canonical import canonical_json
+from engine.domain.names import task_id
 from engine.domain.task import Definition
 from engine.errors import MalformedDefinition
 
@@ -40,39 +41,57 @@ def pages(definitions: Iterable[Definition], functions: Iterable[str]) -> list[s
     return [_page(entries[start : start + PAGE_SIZE]) for start in range(0, max(len(entries), 1), PAGE_SIZE)]
 
 
-def parse_pages(texts: Iterable[str | bytes]) -> Declaration:
-    """The declaration that ``pages`` wrote, pages in any order.
+@final
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What this version understands of a page, each definition judged alone: another version may have written it."""
 
-    Raises:
-        MalformedDefinition: a page is not one of ours, or holds a definition that this version refuses.
-    """
-    definitions: list[Definition] = []
-    functions: list[str] = []
-    for text in texts:
+    definitions: Mapping[str, Definition]
+    functions: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Task id → why its definition is not understood. The task exists all the same, for those who understand it."""
+
+    nameless: str = ""
+    """Why something on it does not even say which task it is; empty: everything does."""
+
+
+def parse_page(text: str | bytes) -> Page:
+    """A page that ``pages`` wrote, in this version or another. Nothing that may be in it raises."""
+    try:
+        page = json.loads(text)
+        declared, known = page["definitions"], page["functions"]
+    except (ValueError, TypeError, KeyError) as error:
+        return Page({}, nameless=f"not a page of a declaration ({error!r})")
+    if not isinstance(declared, list) or not isinstance(known, list):
+        return Page({}, nameless="not a page of a declaration (lists expected)")
+    definitions: dict[str, Definition] = {}
+    refused: dict[str, str] = {}
+    nameless = ""
+    for mapping in declared:
         try:
-            page = json.loads(text)
-            declared, known = page["definitions"], page["functions"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise MalformedDefinition(f"not a page of a declaration ({error!r})") from error
-        if not isinstance(declared, list) or not isinstance(known, list):
-            raise MalformedDefinition("not a page of a declaration (lists expected)")
-        definitions += map(Definition.from_mapping, declared)
-        functions += map(str, known)
-    return Declaration(tuple(definitions), tuple(functions))
+            definition = Definition.from_mapping(mapping)
+            definitions[definition.id] = definition
+        except MalformedDefinition as error:
+            match mapping:
+                case {"group": str(group), "name": str(name)}:
+                    refused[task_id(group, name)] = str(error)
+                case _:
+                    nameless = str(error)
+    return Page(definitions, tuple(map(str, known)), refused, nameless)
 
 
 def merge(
-    sets: Mapping[str, tuple[int, Iterable[Definition]]], dynamic: Iterable[Definition] = ()
+    sets: Mapping[str, tuple[int, Mapping[str, Definition]]], dynamic: Mapping[str, Definition]
 ) -> dict[str, Definition]:
-    """Every task by id, of ``sets`` (digest → first seen in ms, definitions) and of the dynamic tasks.
+    """Every task by id, of ``sets`` (digest → first seen in ms, definitions by id) and of the dynamic tasks.
 
     A task in several sets is as the set first seen latest says, so a restart of an old version reverts
     nothing; of sets first seen in the same millisecond, the greater digest wins. Code wins over a dynamic
     task of the same name.
     """
-    merged = {one.id: one for one in dynamic}
+    merged = dict(dynamic)
     for _, (_, definitions) in sorted(sets.items(), key=lambda item: (item[1][0], item[0])):
-        merged.update({one.id: one for one in definitions})
+        merged.update(definitions)
     return merged
 
 

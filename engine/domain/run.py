@@ -46,7 +46,7 @@ NEXT: Final[Mapping[RunState, frozenset[RunState]]] = MappingProxyType(
     {
         _S.SCHEDULED: frozenset({_S.QUEUED, _S.SKIPPED}),
         _S.QUEUED: frozenset({_S.RUNNING, _S.PARKED, _S.SKIPPED, _S.FAILED, _S.CANCELLED}),
-        _S.PARKED: frozenset({_S.QUEUED, _S.SKIPPED, _S.CANCELLED}),
+        _S.PARKED: frozenset({_S.QUEUED, _S.SKIPPED, _S.FAILED, _S.CANCELLED}),
         _S.RUNNING: frozenset(
             {_S.SUCCEEDED, _S.FAILED, _S.WAITING, _S.DEAD, _S.TIMED_OUT, _S.CANCELLED, _S.QUEUED},
         ),
@@ -92,7 +92,7 @@ class Reason(Enum):
     OVERLAP = "overlap"
     QUEUE_FULL = "queue full"
     NO_WORKER = "no worker"
-    """No worker knows its function, and as many runs as may wait for one already do."""
+    """No worker knows its function, and as many runs as may wait for one already do; or its task is gone."""
     CATCH_UP = "catch-up"
     """It came due while nobody led, and a later slot was published in its place."""
 
@@ -108,6 +108,7 @@ REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
                 Reason.SUPERSEDED,
                 Reason.PAUSED,
                 Reason.NEXT_SLOT,
+                Reason.NO_WORKER,
             }
         ),
         Verdict.DEAD: frozenset({Reason.RETRIES_SPENT, Reason.DELIVERIES_SPENT}),

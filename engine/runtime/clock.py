@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import trio
+
+STEP_S: Final = 0.25
+"""By how much Redis's clock must move against ours, beyond what the round trips leave open, to have stepped."""
 
 
 @final
@@ -20,6 +24,9 @@ class Clock:
     def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._redis_offset_s: float | None = None  # Redis TIME minus monotonic time
+        self._bounds_s = -math.inf, math.inf  # in which that lies, by all that was seen since it last moved
+        self.redis_stepped_at_s = -math.inf
+        """The monotonic instant at which Redis's clock was last seen to have stepped, whoever asked it for the time."""
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary instant; never goes back. Only inside ``trio.run``."""
@@ -35,17 +42,22 @@ class Clock:
             return round(self._wall() * 1000)
         return round((self.monotonic() + self._redis_offset_s) * 1000)
 
-    def saw_redis_ms(self, ms: int, *, sent: float, received: float) -> float:
+    def saw_redis_ms(self, ms: int, *, sent: float, received: float) -> None:
         """Take in a reply that carried Redis TIME, read between ``sent`` and ``received`` (monotonic).
 
-        The middle is assumed, so the estimate is off by half the round trip at most.
-
-        Returns:
-            By how many seconds the estimate jumped; 0.0 for the first observation.
+        The middle is assumed, so the estimate is off by half the round trip at most. A slow reply alone shows no step,
+        and hides none from the next.
         """
-        former = self._redis_offset_s
         self._redis_offset_s = ms / 1000 - (sent + received) / 2
-        return 0.0 if former is None else self._redis_offset_s - former
+        low_s, high_s = ms / 1000 - received, ms / 1000 - sent
+        least_s, most_s = self._bounds_s
+        moved_s = max(low_s - most_s, least_s - high_s)
+        if moved_s > 0:
+            self._bounds_s = low_s, high_s
+        else:
+            self._bounds_s = max(low_s, least_s), min(high_s, most_s)
+        if moved_s > STEP_S:
+            self.redis_stepped_at_s = self.monotonic()
 
 
 def virtual_clock(start_s: float) -> Clock:

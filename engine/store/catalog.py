@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from engine.store.script import MAX_ITEMS, Script
-from engine.store.session import Deposed
+from engine.store.script import MAX_ITEMS, Script, WrongReply
+from engine.store.session import Broken, Deposed
 from engine.store.timetable import due_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ __all__ = ["CatalogStore", "Contents", "DeclaredSet", "Event", "Pause"]
 
 _DECLARE = Script.load("declare")
 _RETIRE = Script.load("retire")
+_DISMISS = Script.load("dismiss")
 _PAUSE = Script.load("pause")
+_UNPAUSE = Script.load("unpause")
 
 
 @final
@@ -81,7 +83,7 @@ class CatalogStore:
     async def declare(self, digest: str, pages: Sequence[str]) -> bool:
         """Enter a set, a page at a time; it counts from its last page on. True if it is new."""
         keys = self.session.keys
-        names = [keys.declared(digest), keys.declarations, keys.version, keys.events]
+        names = [keys.declared(digest), keys.declarations, keys.version, keys.events, keys.unused]
         reply = ""
         for number, page in enumerate(pages):
             reply = await self.session.call(_DECLARE, names, digest, number, page, len(pages))
@@ -114,21 +116,54 @@ class CatalogStore:
             paused={task_id: _pause(text) for task_id, text in paused.items()},
         )
 
-    async def retire(self, leader: str, digest: str, task_ids: Sequence[str]) -> int:
-        """Forget a declared set (if ``digest`` is not empty), and stop scheduling these tasks. The number that went.
+    async def retire(self, leader: str, digests: Sequence[str], *, after_ms: int) -> list[str]:
+        """Forget sets that no worker has had for so long: ``retired``, ``used``, ``unused`` or ``gone`` for each.
+
+        The clock of each set is in Redis: it runs on when the leader changes.
 
         Raises:
             Deposed: ``leader`` does not lead.
         """
         keys = self.session.keys
-        names = [keys.leader, keys.declarations, keys.version, keys.events, keys.due, keys.declared(digest)]
-        gone = 0
-        for start in range(0, max(1, len(task_ids)), MAX_ITEMS):
-            reply = await self.session.call(_RETIRE, names, leader, digest, *task_ids[start : start + MAX_ITEMS])
+        names = [keys.leader, keys.declarations, keys.version, keys.events, keys.unused, keys.workers]
+        replies: list[str] = []
+        for start in range(0, len(digests), MAX_ITEMS):
+            chunk = digests[start : start + MAX_ITEMS]
+            sets = map(keys.declared, chunk)
+            reply = await self.session.call(_RETIRE, [*names, *sets], leader, after_ms, *chunk)
             if reply == "deposed":
                 raise Deposed(leader)
-            gone += int(reply)
-        return gone
+            replies += reply
+        return replies
+
+    async def dismiss(self, leader: str, version: int, task_ids: Sequence[str]) -> list[int | Broken | None]:
+        """Stop scheduling tasks that the catalog of that version does not have, and end their runs; how many, for each.
+
+        None: the catalog has changed since, so the task may be declared by now. Takes a call for every 500 runs.
+
+        Raises:
+            Deposed: ``leader`` does not lead.
+        """
+        ended: dict[str, int] = dict.fromkeys(task_ids, 0)
+        refused: dict[str, Broken | None] = {}
+        left = list(ended)
+        while left:
+            chunk, left = left[:MAX_ITEMS], left[MAX_ITEMS:]
+            items = [(f"{task_id}@", (task_id,)) for task_id in chunk]
+            head = (leader, version, MAX_ITEMS)
+            raw = await self.session.on_runs(_DISMISS, head, items, tail=(self.session.keys.version,))
+            for task_id, reply in zip(chunk, raw, strict=True):
+                match reply:
+                    case ["dismissed" | "more" as word, runs]:
+                        ended[task_id] += int(runs)
+                        left += [task_id] if word == "more" else []
+                    case ["changed", _]:
+                        refused[task_id] = None
+                    case ["broken", why]:
+                        refused[task_id] = Broken(why)
+                    case _:
+                        raise WrongReply(reply)
+        return [refused.get(task_id, runs) for task_id, runs in ended.items()]
 
     async def pause(self, task_id: str, operation_id: str, *, until_ms: int | None, details: str) -> bool:
         """Pause a task until resumed, or until an instant of Redis time. False if it was paused in just this way."""
@@ -137,6 +172,10 @@ class CatalogStore:
     async def resume(self, task_id: str, operation_id: str) -> bool:
         """End a pause. False if there was none."""
         return await self._set_pause(task_id, operation_id, "")
+
+    async def drop_ended_pauses(self) -> int:
+        """Remove pauses whose ``until`` has passed, which nobody obeys any longer; how many."""
+        return int(await self.session.call(_UNPAUSE, [self.session.keys.paused]))
 
     async def news(self, last_ids: Mapping[str, str], *, block_ms: int) -> tuple[list[Event], dict[str, str]]:
         """Wait for events and wake-ups after the given ids; what came, and the ids to go on from.

@@ -18,7 +18,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from engine.errors import RedisUnavailable
 from engine.store.call import PENDING, Call, Failed, pack_others
 from engine.store.dial import DialFailed, log_in, open_stream
-from engine.store.replies import DROPS_CONNECTION, failure_in, reply_error
+from engine.store.replies import DROPS_CONNECTION, Refusals, failure_in, reply_error
 
 if TYPE_CHECKING:
     import ssl
@@ -80,6 +80,7 @@ class Connection:
         self._idle_sender: Task | None = None
         self._scope: trio.CancelScope | None = None
         self._lost: tuple[str, BaseException | None] | None = None
+        self._refusals = Refusals()
 
     # Commands
 
@@ -327,8 +328,16 @@ class Connection:
         error = failure_in(reply, errors)
         if error is None:
             return reply
-        if isinstance(error, RedisUnavailable) and isinstance(error.__cause__, DROPS_CONNECTION):
-            self._drop(error.reason, error)
+        if isinstance(error, RedisUnavailable):
+            if isinstance(error.__cause__, DROPS_CONNECTION):
+                self._drop(error.reason, error)
+            elif self._refusals.began(trio.current_time()):
+                logger.warning(
+                    "Redis at %s refuses commands (%s): %s; they are tried again",
+                    self._address.label,
+                    self._name,
+                    error.reason,
+                )
         return Failed(error)
 
     def _note_duration(self) -> None:
@@ -341,6 +350,8 @@ class Connection:
         """Give up a connection, or a command that waits for one, past the deadline of the oldest command."""
         while True:
             oldest, now_s = self._oldest(), trio.current_time()
+            if self._refusals.ended(now_s):
+                logger.info("Redis at %s refuses commands no longer (%s)", self._address.label, self._name)
             if oldest is None:
                 await trio.sleep(self._timeout_s)  # nothing sent meanwhile can be due earlier
             elif oldest.deadline_s > now_s:

@@ -55,6 +55,11 @@ class Keys:
         return self.tag + "due"
 
     @cached_property
+    def passed(self) -> str:
+        """STRING the latest slot that any task was moved past, ms, only ever growing. Stays."""
+        return self.tag + "passed"
+
+    @cached_property
     def wake(self) -> str:
         """STREAM: what became due within the coordinator's next ten seconds, and when. Trimmed to about 100."""
         return self.tag + "wake"
@@ -63,6 +68,11 @@ class Keys:
     def declarations(self) -> str:
         """HASH digest of a declared set -> ms when first seen. Ends ``retire_after`` after its last worker."""
         return self.tag + "declarations"
+
+    @cached_property
+    def unused(self) -> str:
+        """HASH digest of a declared set -> ms since when no worker has it. Ends when one has, or with the set."""
+        return self.tag + "unused"
 
     def declared(self, digest: str) -> str:
         """HASH page number -> opaque JSON: one declared set. Ends with its entry in ``declarations``."""
@@ -75,7 +85,7 @@ class Keys:
 
     @cached_property
     def paused(self) -> str:
-        """HASH task id -> ``until_ms|details``, until 0 for no end, the details opaque JSON. Ends when resumed."""
+        """HASH task id -> ``until_ms|details``, until 0 for no end, details opaque JSON. Ends then or when resumed."""
         return self.tag + "paused"
 
     @cached_property

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from engine.store.session import Session
 
-__all__ = ["Beat", "Lease", "LeaseStore", "PendingEntry", "Presence", "Reclaimed"]
+__all__ = ["DEAD_LENGTH", "Beat", "Lease", "LeaseStore", "Pending", "PendingEntry", "Presence", "Reclaimed"]
 
 _BEAT = Script.load("beat")
 _RECLAIM = Script.load("reclaim")
 _BURY = Script.load("bury")
+
+DEAD_LENGTH = 10_000
+"""As many dead runs are kept, about; then the oldest go (``bury_run`` of ``lib.lua``)."""
 
 
 @final
@@ -71,6 +74,18 @@ class PendingEntry:
     entry: Entry
     worker: str
     idle_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What the consumer groups wait for."""
+
+    entries: tuple[PendingEntry, ...]
+    """Those of runs in progress are among them: they are acknowledged when their runs end."""
+
+    deleted: tuple[tuple[str, str], ...]
+    """Priority and id of entries that somebody deleted from their stream: nothing says which runs they named."""
 
 
 @final
@@ -131,20 +146,32 @@ class LeaseStore:
             stop.update(_member(member) for member in reply[3])
         return Beat(redis_ms=redis_ms, version=version, lost=frozenset(lost), stop=frozenset(stop))
 
-    async def expiring(self, until_ms: int, *, page: int = 500) -> list[Lease]:
-        """Leases that end before ``until_ms``, the first to end first; at most a page."""
-        raw = await self.session.query(
-            "ZRANGEBYSCORE",
-            self.session.keys.leases,
-            "-inf",
-            until_ms,
-            "WITHSCORES",
-            "LIMIT",
-            0,
-            page,
-            withscores=True,
-        )
-        return [Lease(*_member(member), expiry_ms=int(score)) for member, score in raw]
+    async def expiring(self, until_ms: int, *, page: int = 500, most: int = 50_000) -> list[Lease]:
+        """Leases that end before ``until_ms``, the first to end first, read page by page; about ``most`` of them."""
+        found: dict[str, Lease] = {}
+        start_ms: int | str = "-inf"
+        seen_there = 0  # of the leases that end at start_ms; a beat gives all leases of its worker one end
+        while len(found) < most:
+            raw = await self.session.query(
+                "ZRANGEBYSCORE",
+                self.session.keys.leases,
+                start_ms,
+                until_ms,
+                "WITHSCORES",
+                "LIMIT",
+                seen_there,
+                page,
+                withscores=True,
+            )
+            for member, score in raw:
+                found[member] = Lease(*_member(member), expiry_ms=int(score))
+            if len(raw) < page:
+                break
+            last_ms = int(raw[-1][1])
+            there = sum(int(score) == last_ms for _, score in raw)
+            seen_there = seen_there + there if last_ms == start_ms else there
+            start_ms = last_ms
+        return list(found.values())
 
     async def reclaim(
         self, leader: str, leases: Sequence[Lease], *, max_deliveries: int, story: str
@@ -158,30 +185,45 @@ class LeaseStore:
         raw = await self.session.on_runs(_RECLAIM, (leader, max_deliveries), items, tail=(self.session.keys.workers,))
         return [_reclaim_reply(reply) for reply in raw]
 
-    async def pending(self, *, min_idle_ms: int, page: int = 500) -> list[PendingEntry]:
+    async def pending(self, *, min_idle_ms: int, page: int = 500) -> Pending:
         """Entries read at least ``min_idle_ms`` ago that nobody has acknowledged, by cursor over all of them."""
         keys = self.session.keys
-        found: list[PendingEntry] = []
+        entries: list[PendingEntry] = []
+        deleted: list[tuple[str, str]] = []
         for priority in PRIORITIES:
             start, stream = "-", keys.stream(priority)
             while True:
                 raw = await self.session.query("XPENDING", stream, CONSUMER_GROUP, start, "+", page, parse_detail=True)
-                for item in raw:
-                    if item["time_since_delivered"] >= min_idle_ms:
-                        entry = Entry(run_id="", entry_id=item["message_id"], priority=priority)
-                        found.append(PendingEntry(entry, item["consumer"], item["time_since_delivered"]))
+                idle = [item for item in raw if item["time_since_delivered"] >= min_idle_ms]
+                names = await self._names(stream, [item["message_id"] for item in idle])
+                for item in idle:
+                    entry_id = item["message_id"]
+                    if entry_id in names:
+                        entry = Entry(names[entry_id], entry_id, priority)
+                        entries.append(PendingEntry(entry, item["consumer"], item["time_since_delivered"]))
+                    else:
+                        deleted.append((priority, entry_id))
                 if len(raw) < page:
                     break
                 start = _after(raw[-1]["message_id"])
-        return [await self._named(item) for item in found]
+        return Pending(tuple(entries), tuple(deleted))
 
-    async def _named(self, item: PendingEntry) -> PendingEntry:
-        """With the run that the entry names; an entry that was deleted names none."""
-        keys, entry = self.session.keys, item.entry
-        stream = keys.stream(entry.priority)
-        raw = await self.session.query("XRANGE", stream, entry.entry_id, entry.entry_id)
-        run_id = raw[0][1]["run"] if raw else "@"
-        return PendingEntry(Entry(run_id, entry.entry_id, entry.priority), item.worker, item.idle_ms)
+    async def _names(self, stream: str, entry_ids: Sequence[str]) -> dict[str, str]:
+        """The runs that entries of a page of the pending list name, by id; those between them are pending too."""
+        if not entry_ids:
+            return {}
+        raw = await self.session.query("XRANGE", stream, entry_ids[0], entry_ids[-1])
+        return {entry_id: fields["run"] for entry_id, fields in raw}
+
+    async def acknowledge_deleted(self, deleted: Sequence[tuple[str, str]]) -> None:
+        """Have the groups wait no longer for entries that are not there. Those of runs go by ``release``."""
+        redis, keys = self.session.transport.commands, self.session.keys
+        for priority, entry_id in deleted:
+            await redis.xack(keys.stream(priority), CONSUMER_GROUP, entry_id)
+
+    async def dead(self) -> int:
+        """How many runs were given up on and wait for somebody's decision."""
+        return int(await self.session.query("XLEN", self.session.keys.dead))
 
     async def workers(self) -> list[Presence]:
         """Every worker that is present, the last seen first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, final
 
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
@@ -26,12 +26,16 @@ UNAVAILABLE: Final = MappingProxyType(
         "MISCONF": "it cannot save its data and refuses writes",
         "BUSY": "a script keeps it busy",
         "NOAUTH": "it wants a password",
+        "OOM": "its memory is full: raise maxmemory or free some, and keep maxmemory-policy noeviction",
     }
 )
 """Error codes that mean "not now", whatever the command was. All other codes are about the command."""
 
 DROPS_CONNECTION: Final = (ReadOnlyError, AuthenticationError)
 """Causes after which this connection is of no more use: another server, or a new login, is wanted."""
+
+QUIET_S: Final = 10.0
+"""Without a refusal for so long, Redis refuses no more. Whoever waits tries again much sooner."""
 
 # Before 7.0, Redis wraps the error of a redis.call inside a script and puts its own in front.
 _IN_SCRIPT = re.compile(
@@ -66,3 +70,26 @@ def failure_in(reply: object, errors: Sequence[Exception]) -> Exception | None:
     if isinstance(reply, Exception):
         return reply
     return next((error for error in errors if isinstance(error, RedisUnavailable)), None)
+
+
+@final
+class Refusals:
+    """A connection that is up while Redis refuses what comes over it: a state, told when it begins and when it ends.
+
+    Only silence shows its end, since a full Redis, say, refuses what grows and answers all else.
+    """
+
+    def __init__(self) -> None:
+        self._last_s: float | None = None
+
+    def began(self, now_s: float) -> bool:
+        """Redis has refused a command; True if it did not do so before."""
+        first, self._last_s = self._last_s is None, now_s
+        return first
+
+    def ended(self, now_s: float) -> bool:
+        """True, once, when Redis has refused nothing for a while after it had."""
+        if self._last_s is None or now_s - self._last_s < QUIET_S:
+            return False
+        self._last_s = None
+        return True

@@ -40,6 +40,8 @@ _DEFER = Script.load("defer")
 _RELEASE = Script.load("release")
 _ABANDON = Script.load("abandon")
 
+_ANY_NUMBER = 2**53
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -236,12 +238,16 @@ class RunStore:
         worker: str,
         entries: Sequence[Entry],
         *,
-        most: int,
+        why: str = "unknown function",
+        most: int | None,
         first_ms: int = 100,
         longest_ms: int = 5_000,
     ) -> list[Parked | Ended | Stale | Broken]:
-        """Put runs aside whose function this worker does not know; the delay doubles each time."""
-        head = (worker, most, first_ms, longest_ms)
+        """Put runs aside that this worker cannot start; the delay doubles each time.
+
+        If a task has more than ``most`` runs, they are skipped instead; None: never.
+        """
+        head = (worker, _ANY_NUMBER if most is None else most, first_ms, longest_ms, why)
         raw = await self.session.on_runs(_DEFER, head, [entry.item for entry in entries])
         return [_defer_reply(reply) for reply in raw]
 

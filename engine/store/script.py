@@ -49,8 +49,9 @@ class Script:
         """Run it and return the reply as it came.
 
         Raises:
-            RedisUnavailable: no answer; it may or may not have run. Repeat it with the same arguments.
-            redis.exceptions.ResponseError: Redis refused it before its first write (out of memory, a wrong type).
+            RedisUnavailable: no answer; it may or may not have run. Repeat it with the same arguments. Or Redis refused
+                it before its first write, for now (its memory is full, it is a replica).
+            redis.exceptions.ResponseError: Redis refused it before its first write, for good (a wrong type).
         """
         names = tuple(keys)
         try:

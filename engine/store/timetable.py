@@ -29,9 +29,6 @@ __all__ = [
     "due_of",
 ]
 
-FEW = 20
-"""Tasks that are asked about one by one."""
-
 FOREVER_MS = 2**53
 """The largest instant that a sorted set holds exactly."""
 
@@ -156,23 +153,22 @@ class Timetable:
             if len(raw) < page:
                 return found
 
-    async def instants(self, task_ids: Sequence[str]) -> dict[str, int | None]:
-        """The due instants of these tasks, None where a task has none; of many tasks by reading all of ``due``."""
-        if len(task_ids) > FEW:
-            known = await self.tasks()
-            return {task_id: known.get(task_id) for task_id in task_ids}
-        scores = [await self.session.query("ZSCORE", self.session.keys.due, f"t/{task_id}") for task_id in task_ids]
-        return {task_id: None if score is None else int(score) for task_id, score in zip(task_ids, scores, strict=True)}
-
     async def tasks(self) -> dict[str, int]:
         """Every task that has a due instant, with it (ms)."""
         return {due.id: due.at_ms for due in await self.window(FOREVER_MS) if not due.is_run}
 
-    async def enroll(self, leader: str, enrolments: Sequence[Enrolment]) -> list[str | Broken]:
-        """Give tasks their first due instant: ``enrolled``, ``started`` or ``known`` for each."""
+    async def passed_ms(self) -> int:
+        """The latest slot that any task was moved past: none up to it is opened again, whatever the clock says."""
+        return int(await self.session.query("GET", self.session.keys.passed) or 0)
+
+    async def enroll(self, leader: str, enrolments: Sequence[Enrolment], *, version: int) -> list[str | Broken]:
+        """Give tasks their first due instant: ``enrolled``, ``started`` or ``known`` for each.
+
+        ``outdated`` for all of a call, and nothing written, when the catalog is not at this version any longer.
+        """
         replies = await self.session.on_runs(
             _ENROLL,
-            (leader,),
+            (leader, version),
             [
                 (
                     e.first_run_id or f"{e.task_id}@first",
@@ -180,6 +176,7 @@ class Timetable:
                 )
                 for e in enrolments
             ],
+            tail=(self.session.keys.version,),
         )
         return [reply if isinstance(reply, str) else Broken(reply[1]) for reply in replies]
 
@@ -190,7 +187,9 @@ class Timetable:
             run_id = slot_run_id(slot.task_id, slot.due_ms)
             next_ms = "" if slot.next_ms is None else slot.next_ms
             items.append((run_id, (slot.task_id, slot.due_ms, next_ms, run_id, slot.priority, slot.overlap)))
-        return [_publish_reply(raw) for raw in await self.session.on_runs(_PUBLISH, (leader, queue_cap), items)]
+        tail = (self.session.keys.passed,)
+        replies = await self.session.on_runs(_PUBLISH, (leader, queue_cap), items, tail)
+        return [_publish_reply(raw) for raw in replies]
 
     async def move(self, leader: str, moves: Sequence[Move]) -> list[MoveReply]:
         """Pass over slots (count > 0) or only reschedule (count 0)."""
@@ -209,7 +208,7 @@ class Timetable:
             )
             for move in moves
         ]
-        replies = await self.session.on_runs(_MOVE, (leader,), items)
+        replies = await self.session.on_runs(_MOVE, (leader,), items, tail=(self.session.keys.passed,))
         return [Done() if raw == "done" else _not_done(raw) for raw in replies]
 
     async def requeue(self, leader: str, runs: Sequence[Due]) -> list[RequeueReply]:

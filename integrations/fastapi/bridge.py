@@ -1,8 +1,8 @@
 """The bridge between the engine's trio thread and the application's loop: runs go over, ends come back, in batches.
 
 A thread crossing costs far more than what crosses, so each side collects what is for the other and wakes it once.
-Waking must not block and may do nothing but set an event: a task group cannot be used from an asyncio callback, and anyio's
-BlockingPortal cannot be called from a thread in which trio runs.
+Waking must not block and may do nothing but set an event: a task group cannot be used from an asyncio callback, and
+anyio's BlockingPortal cannot be called from a thread in which trio runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.errors import EngineStateError, HostGone
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from anyio.abc import TaskGroup, TaskStatus
+    from anyio.abc import TaskGroup
 
 __all__ = ["Bridge"]
 
@@ -277,7 +277,7 @@ class Bridge:
 
     # -- the host's side: called on the application's loop ------------------------------------------------------------
 
-    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self) -> None:
         """Begin what comes over the bridge, in a task group of its own, until ``close``.
 
         Shielded: an application that is cancelled goes on serving an engine that drains.
@@ -285,7 +285,6 @@ class Bridge:
         try:
             with self._serving:
                 async with anyio.create_task_group() as bodies:
-                    task_status.started()
                     stops = _stop_detector()
                     while True:
                         await self._bell.wait()
@@ -338,9 +337,10 @@ class Bridge:
                     self._send_to_engine(item)
 
     async def _body(self, call: _Call, stops: Callable[[], bool]) -> None:
-        with anyio.CancelScope() as call.scope, call.run.entered():
+        with anyio.CancelScope() as scope, call.run.entered():
+            call.scope = scope
             if call.stopped:
-                call.scope.cancel()
+                scope.cancel()
             try:
                 await call.function()
             except GeneratorExit:  # thrown away with a loop that was closed; there is nothing to ask any more
@@ -348,15 +348,15 @@ class Bridge:
                 raise
             except BaseException as error:
                 cancelled = _is_cancellation(error)
-                if call.stopped and cancelled:
-                    call.cancelled = True
-                    raise
-                if stops():
+                if call.stopped:
+                    call.cancelled, call.error = cancelled, error
+                elif stops():
                     call.error = HostGone("the application stops")
-                    if cancelled:
-                        raise
-                else:  # whatever a run raises ends at the run, also a CancelledError that nobody asked for
+                else:  # also a CancelledError that nobody asked for
                     call.error = error
+                    return  # whatever a run raises ends at the run
+                if cancelled:
+                    raise
             finally:
                 call.scope = None
                 self._end(call)
@@ -441,8 +441,7 @@ def _stop_detector() -> Callable[[], bool]:
     import asyncio
 
     host = asyncio.current_task()
-    assert host is not None
-    return lambda: scope_cancelled() or host.cancelling() > 0
+    return lambda: scope_cancelled() or (host is not None and host.cancelling() > 0)
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -85,7 +85,7 @@ class EngineLife:
     def _run(self) -> None:
         try:
             trio.run(self._main)
-        except BaseException as error:  # noqa: BLE001  # the end of a thread: who else would tell?
+        except BaseException as error:  # the end of a thread: who else would tell?
             self.failure = error
             log.critical("The engine failed, and the application goes on without it: %s", error, exc_info=error)
         finally:
@@ -115,7 +115,7 @@ async def running(engine: Engine) -> AsyncIterator[EngineLife]:
     """
     life = EngineLife(engine)
     async with anyio.create_task_group() as host:
-        await host.start(life.bridge.serve)
+        host.start_soon(life.bridge.serve)  # start() would wait for ever if cancelled: it is shielded
         try:
             life.start()
             yield life

@@ -11,6 +11,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+import httpx
 import pytest
 import redis
 from packaging.requirements import Requirement
@@ -29,6 +31,7 @@ from engine.worker import LAST_WORDS_S
 from tests.docs.documents import PAGES, ROOT, Snippet, snippets
 from tests.docs.programs import BIN, environment, shell, started
 from tests.docs.workshop import ADDRESS, AT_NIGHT, Workshop
+from tests.store.servers import free_port
 
 if TYPE_CHECKING:
     from re import Match
@@ -166,6 +169,22 @@ def python(snippet: Snippet, workshop: Workshop) -> None:
             assert program.process.wait(60) == 0, program.printed
 
 
+def fastapi_application(snippet: Snippet, workshop: Workshop) -> None:
+    """Served by uvicorn, as it is there, until Ctrl-C; its health becomes good."""
+    folder, port = workshop.folder("application"), free_port()
+    (folder / "app.py").write_text(workshop.adapted(snippet.text), encoding="utf-8")
+    with workshop.first(f"{sys.executable} -m uvicorn app:app --port {port}", folder=folder) as program:
+        program.wait_for("Application startup complete", "Uvicorn running")
+        for _ in range(600):
+            answer = httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).json()
+            if answer["status"] == "healthy":
+                break
+            time.sleep(0.1)
+        assert answer["status"] == "healthy", program.printed
+        program.interrupt()
+        assert "Application shutdown complete" in program.printed
+
+
 def bill(snippet: Snippet, workshop: Workshop) -> None:
     """It runs once at its first start, and what it wrote is there."""
     folder = workshop.folder("bill")
@@ -245,6 +264,7 @@ BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     ("docs/embedded-redis.md", "from engine import", python),
     ("docs/tasks.md", "from engine import", python),
     ("docs/tasks.md", "import sqlite3", bill),
+    ("docs/fastapi.md", "from contextlib import", fastapi_application),
     ("docs/running.md", "import logging", python),
     ("docs/running.md", "[Unit]", systemd_unit),
     ("docs/running.md", "appendonly yes", redis_settings),

@@ -15,6 +15,7 @@ from engine.store.timetable import Due, Enrolment, Published, Slot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.store.session import Broken
     from engine.store.store import Store
 
 T = TypeVar("T")
@@ -66,8 +67,13 @@ class Stage:
     async def due(self, task: str = TASK, *, in_ms: int = -1_000) -> int:
         """Give a task a due instant, by default one that is due already; the instant."""
         due_ms = self.now_ms + in_ms
-        await self.store.timetable.enroll(self.leader, [Enrolment(task, due_ms)])
+        await self.enroll(Enrolment(task, due_ms))
         return due_ms
+
+    async def enroll(self, *enrolments: Enrolment) -> list[str | Broken]:
+        """Enroll tasks as a leader that has read the newest catalog."""
+        version = await self.store.catalog.version()
+        return await self.store.timetable.enroll(self.leader, enrolments, version=version)
 
     def slot(self, task: str = TASK, *, in_ms: int = -1_000, overlap: str = "allow", priority: str = "low") -> Slot:
         """A slot whose successor is far away."""

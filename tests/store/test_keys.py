@@ -136,7 +136,7 @@ def test_scripts_use_only_commands_of_redis_5(name: str) -> None:
     """And no option that came later, and nothing that blocks."""
     known = {
         *("GET", "SET", "DEL", "INCR", "TIME", "EXPIRE", "PEXPIRE", "PERSIST", "PTTL"),
-        *("HGET", "HMGET", "HGETALL", "HSET", "HDEL", "HLEN", "HEXISTS", "HKEYS"),
+        *("HGET", "HMGET", "HGETALL", "HSET", "HDEL", "HLEN", "HEXISTS", "HKEYS", "HVALS"),
         *("SADD", "SREM", "SCARD", "SISMEMBER"),
         *("ZADD", "ZREM", "ZSCORE", "ZCARD", "ZRANGE", "ZRANGEBYSCORE"),
         *("XADD", "XACK", "XDEL", "XLEN", "XRANGE", "XREVRANGE", "XPENDING", "XGROUP"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.store.leases import Lease, Reclaimed
+from engine.store.leases import Lease, Pending, Reclaimed
 from engine.store.runs import Claimed, Hold
 from engine.store.session import Broken, Done
 from tests.store.scenario import LEASE_MS, OTHER, TASK, Stage, completion, hold
@@ -256,11 +256,26 @@ async def test_a_worker_is_buried_where_redis_has_forgotten_the_streams(stage: S
 
 
 async def test_leases_are_read_in_the_order_in_which_they_end(stage: Stage) -> None:
-    """Up to an instant, at most a page."""
+    """Up to an instant."""
     await stage.redis.zadd(stage.store.keys.leases, {f"{TASK}@{n}#9": 100 - n for n in range(10)})
     found = await stage.store.leases.expiring(95)
     assert [(lease.run_id, lease.expiry_ms) for lease in found] == [(f"{TASK}@{n}", 100 - n) for n in (9, 8, 7, 6, 5)]
-    assert len(await stage.store.leases.expiring(95, page=2)) == 2
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 4, 100])
+@pytest.mark.parametrize("ends", [[5, 5, 5, 5, 5, 5, 5], [1, 1, 2, 2, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]])
+async def test_leases_are_read_page_by_page(stage: Stage, ends: list[int], page: int) -> None:
+    """However many end at the same instant, as all of a worker's do: none is left out."""
+    await stage.redis.zadd(stage.store.keys.leases, {f"{TASK}@{n}#9": end for n, end in enumerate(ends)})
+    found = await stage.store.leases.expiring(95, page=page)
+    assert [(lease.run_id, lease.expiry_ms) for lease in found] == [(f"{TASK}@{n}", end) for n, end in enumerate(ends)]
+
+
+async def test_not_more_leases_are_read_than_there_is_time_for(stage: Stage) -> None:
+    """Those that ended first; the others are found later."""
+    await stage.redis.zadd(stage.store.keys.leases, {f"{TASK}@{n}#9": n for n in range(10)})
+    found = await stage.store.leases.expiring(95, page=2, most=4)
+    assert [lease.expiry_ms for lease in found] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("page", [1, 2, 100])
@@ -272,21 +287,26 @@ async def test_pending_entries_of_all_workers_are_read_by_cursor(stage: Stage, p
     await stage.read("B", priority="high")
     await stage.queued("group/unread")
     found = await stage.store.leases.pending(min_idle_ms=0, page=page)
-    assert [(one.entry.run_id, one.worker, one.entry.priority) for one in found] == [
+    assert [(one.entry.run_id, one.worker, one.entry.priority) for one in found.entries] == [
         (high, "B", "high"),
         *((run_id, "A", "low") for run_id in low),
     ]
-    assert await stage.store.leases.pending(min_idle_ms=LEASE_MS, page=page) == []
+    assert found.deleted == ()
+    assert await stage.store.leases.pending(min_idle_ms=LEASE_MS, page=page) == Pending((), ())
 
 
-async def test_a_pending_entry_that_was_deleted_can_be_released(stage: Stage) -> None:
-    """It names no run any longer, and would be pending for ever."""
-    await stage.queued()
-    [entry] = await stage.read()
+async def test_a_pending_entry_that_was_deleted_can_be_acknowledged(stage: Stage) -> None:
+    """It names no run any longer, and would be pending for ever; its neighbours stay."""
+    for number in range(3):
+        await stage.queued(f"group/{number}")
+    before, entry, after = await stage.read()
     await stage.redis.xdel(stage.store.keys.stream_low, entry.entry_id)
-    [found] = await stage.store.leases.pending(min_idle_ms=0)
-    assert await stage.store.runs.release([found.entry]) == ["dropped"]
-    assert await stage.store.leases.pending(min_idle_ms=0) == []
+    found = await stage.store.leases.pending(min_idle_ms=0)
+    assert [one.entry for one in found.entries] == [before, after]
+    assert found.deleted == (("low", entry.entry_id),)
+    await stage.store.leases.acknowledge_deleted(found.deleted)
+    left = await stage.store.leases.pending(min_idle_ms=0)
+    assert ([one.entry for one in left.entries], left.deleted) == ([before, after], ())
 
 
 async def test_a_claim_that_was_handed_to_the_next_worker_is_one_of_the_next_fence(stage: Stage) -> None:

@@ -7,12 +7,12 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from engine.errors import CommandRefused, RedisUnavailable
 from engine.store.client import block_of_s
 from engine.store.patience import Backoff
-from engine.store.replies import UNAVAILABLE, failure_in, reply_error
+from engine.store.replies import QUIET_S, UNAVAILABLE, Refusals, failure_in, reply_error
 from engine.store.slow_replies import SlowReplies
 
 
@@ -65,7 +65,6 @@ def test_an_error_that_means_not_now_is_redis_unavailable(code: str) -> None:
     ("text", "kind"),
     [
         ("WRONGTYPE Operation against a key", ResponseError),
-        ("OOM command not allowed", OutOfMemoryError),
         ("NOSCRIPT No matching script", NoScriptError),
         ("BUSYGROUP Consumer Group name already exists", ResponseError),
         ("BUSYKEY Target key name already exists", ResponseError),
@@ -82,7 +81,7 @@ def test_an_error_about_the_command_stays_what_redis_py_makes_of_it(text: str, k
     ("inner", "kind"),
     [
         ("@user_script: 1: -READONLY You can't write against a read only replica.", RedisUnavailable),
-        ("@user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.", OutOfMemoryError),
+        ("@user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.", RedisUnavailable),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", ResponseError),
         ("user_script:1: READONLY said by the script's own error()", ResponseError),
     ],
@@ -91,6 +90,20 @@ def test_an_error_from_within_a_script_is_found_behind_the_words_of_redis_6(inne
     """Before 7.0 its code is ERR, and the real one is inside."""
     text = f"ERR Error running script (call to f_{'a' * 40}): @user_script:1: {inner}"
     assert type(reply_error(text)) is kind
+
+
+def test_a_redis_that_refuses_is_told_of_when_that_begins_and_when_it_has_ended() -> None:
+    """However often it refuses in between; that it answers other commands shows nothing."""
+    refusals = Refusals()
+    assert not refusals.ended(0)
+    assert refusals.began(100)
+    assert not refusals.began(100.2)
+    assert not refusals.ended(100.2 + QUIET_S - 1)
+    assert not refusals.began(100.2 + QUIET_S - 1)
+    assert not refusals.ended(100.2 + QUIET_S)
+    assert refusals.ended(100.2 + 2 * QUIET_S)
+    assert not refusals.ended(100.2 + 3 * QUIET_S)
+    assert refusals.began(200)
 
 
 def test_an_array_with_an_error_is_returned_unless_it_says_not_now() -> None:

@@ -373,17 +373,23 @@ async def test_too_few_replicas_is_unavailable_and_keeps_the_connection(
 
 
 @BOTH
-async def test_a_full_memory_is_an_error_of_the_command(start_redis: Callable[..., RedisServer], series: str) -> None:
-    """OOM and NOSCRIPT stay what redis-py makes of them, also from within a script."""
+async def test_a_redis_whose_memory_is_full_is_unavailable(
+    start_redis: Callable[..., RedisServer], series: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To what grows, also from within a script; the rest goes on over the same connection. It is said once."""
     server = start_redis(series, "--maxmemory", "1")
     async with running(Link(server.address, settings=QUICK)) as link:
-        with pytest.raises(OutOfMemoryError):
-            await link.commands.set("key", "1")
-        with pytest.raises(OutOfMemoryError):
-            await link.commands.eval("return redis.call('SET', KEYS[1], 1)", 1, "key")
+        for _ in range(3):
+            with pytest.raises(RedisUnavailable, match="raise maxmemory") as refused:
+                await link.commands.set("key", "1")
+            assert isinstance(refused.value.__cause__, OutOfMemoryError)
+            with pytest.raises(RedisUnavailable, match="raise maxmemory"):
+                await link.commands.eval("return redis.call('SET', KEYS[1], 1)", 1, "key")
         with pytest.raises(NoScriptError):
             await link.commands.evalsha("0" * 40, 0)
+        assert await link.commands.get("key") is None
         assert link.statistics().drops == 0
+    assert len([record for record in caplog.records if "refuses commands" in record.getMessage()]) == 1
 
 
 async def ping_for_ever(link: Link) -> None:

@@ -171,6 +171,10 @@ async def paused_otherwise(stage: Stage) -> None:
     assert await stage.store.catalog.pause(TASK, "another", until_ms=stage.now_ms, details='{"who": "me"}')
 
 
+async def paused_for_good(stage: Stage) -> None:
+    assert await stage.store.catalog.pause(TASK, "another", until_ms=None, details="{}")
+
+
 async def resumed_otherwise(stage: Stage) -> None:
     assert await stage.store.catalog.resume(TASK, "another")
 
@@ -274,9 +278,12 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     "beat": {completed: Beat, failed: Beat, handed_back: Beat, reclaimed_and_taken: Beat, abandoned: Beat},
     "bury": {seen_again: "alive"},
     "declare": {paused_otherwise: False},
-    "retire": {paused_otherwise: 0},
+    "retire": {paused_otherwise: "gone"},
+    "retire, noting": {paused_otherwise: "unused"},
+    "dismiss": {paused_otherwise: None},
     "pause": {paused_otherwise: SAME, resumed_otherwise: SAME},
     "resume": {paused_otherwise: SAME},
+    "unpause": {paused_for_good: 0},
     "trigger": dict.fromkeys(
         (taken, taken_and_completed, taken_and_failed, put_aside, released, paused_otherwise), SAME
     ),

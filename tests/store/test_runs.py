@@ -27,7 +27,7 @@ async def gone_for_good(stage: Stage, run_id: str, task: str = TASK) -> None:
     assert run_id not in await stage.live(task)
     assert await stage.due_ms(f"r/{run_id}") is None
     assert run_id not in await stage.in_stream() + await stage.in_stream("high")
-    assert await stage.store.leases.pending(min_idle_ms=0) == []
+    assert (await stage.store.leases.pending(min_idle_ms=0)).entries == ()
     assert await redis.execute_command("EXISTS", keys.leases, keys.cancel) == 0
 
 
@@ -110,7 +110,7 @@ async def test_an_entry_that_is_not_the_runs_current_one_is_stale_and_goes(stage
     assert len(entries) == 2
     assert await stage.store.runs.claim("A", "t", entries, lease_ms=LEASE_MS) == [Stale(), Stale()]
     assert await stage.in_stream() == [run_id]
-    assert [one.entry.run_id for one in await stage.store.leases.pending(min_idle_ms=0)] == [run_id]
+    assert [one.entry.run_id for one in (await stage.store.leases.pending(min_idle_ms=0)).entries] == [run_id]
     assert (await stage.record(run_id))["state"] == "queued"
 
 
@@ -471,6 +471,14 @@ async def test_a_parked_run_whose_next_look_is_near_wakes_the_coordinator(stage:
     assert await stage.entries(stage.store.keys.wake) == [{"due": f"r/{item.id}", "at": str(item.at_ms)}]
 
 
+async def test_a_run_is_parked_with_the_reason_and_not_for_its_number_skipped(stage: Stage) -> None:
+    """A worker that is busy says nothing about how many runs there may be."""
+    run_id = await stage.queued()
+    [reply] = await stage.store.runs.defer("A", await stage.read(), why="busy worker", most=None)
+    assert isinstance(reply, Parked)
+    assert (await stage.record(run_id))["why"] == "busy worker"
+
+
 async def test_of_too_many_runs_that_no_worker_knows_the_last_are_skipped(stage: Stage) -> None:
     """A task that nobody can run must not fill Redis: its slots say why."""
     runs = [await stage.queued(ago_ms=10 - number) for number in range(3)]
@@ -526,7 +534,7 @@ async def test_releasing_an_entry_that_is_nobodys_drops_it(stage: Stage) -> None
     before = await stage.record(run_id)
     assert await stage.store.runs.release(others) == ["dropped", "dropped"]
     assert await stage.record(run_id) == before
-    assert [one.entry for one in await stage.store.leases.pending(min_idle_ms=0)] == [current]
+    assert [one.entry for one in (await stage.store.leases.pending(min_idle_ms=0)).entries] == [current]
 
 
 async def test_releasing_the_entry_of_a_run_in_progress_keeps_it(stage: Stage) -> None:

@@ -62,17 +62,16 @@ async def test_enrolling_gives_a_task_its_first_instant_and_keeps_the_one_it_has
     """Another leader may have a later idea of it: what due holds is the truth."""
     first_ms = stage.now_ms + FAR_MS
     enrolments = [Enrolment(TASK, first_ms), Enrolment(OTHER, first_ms + 1)]
-    assert await stage.store.timetable.enroll(stage.leader, enrolments) == ["enrolled", "enrolled"]
-    assert await stage.store.timetable.enroll(stage.leader, [Enrolment(TASK, first_ms + 5)]) == ["known"]
+    assert await stage.enroll(*enrolments) == ["enrolled", "enrolled"]
+    assert await stage.enroll(Enrolment(TASK, first_ms + 5)) == ["known"]
     assert await stage.store.timetable.tasks() == {TASK: first_ms, OTHER: first_ms + 1}
-    assert await stage.store.timetable.instants([OTHER, "group/none"]) == {OTHER: first_ms + 1, "group/none": None}
     assert await stage.in_stream() == []
 
 
 async def test_a_first_start_queues_a_run_that_is_no_slot(stage: Stage) -> None:
     """A task with run_on_first_start, never seen before: its run now, its first slot later."""
     enrolment = Enrolment(TASK, stage.now_ms + FAR_MS, f"{TASK}@first", priority="high", overlap="skip")
-    assert await stage.store.timetable.enroll(stage.leader, [enrolment]) == ["started"]
+    assert await stage.enroll(enrolment) == ["started"]
     assert await stage.in_stream("high") == [f"{TASK}@first"]
     assert await stage.live() == {f"{TASK}@first": "queued"}
     record = await stage.record(f"{TASK}@first")
@@ -98,10 +97,23 @@ async def test_a_first_start_queues_a_run_that_is_no_slot(stage: Stage) -> None:
 async def test_a_task_that_has_run_before_does_not_start_again_when_it_comes_back(stage: Stage) -> None:
     """It left due (retired) and came back: its ledger says that it is not new."""
     await stage.store.runs.complete("A", [completion(await stage.running())])
-    await stage.store.catalog.retire(stage.leader, "", [TASK])
+    await stage.redis.zrem(stage.store.keys.due, f"t/{TASK}")
     enrolment = Enrolment(TASK, stage.now_ms + FAR_MS, f"{TASK}@first")
-    assert await stage.store.timetable.enroll(stage.leader, [enrolment]) == ["enrolled"]
+    assert await stage.enroll(enrolment) == ["enrolled"]
     assert await stage.in_stream() == []
+
+
+async def test_a_leader_with_an_older_catalog_enrolls_nothing(stage: Stage) -> None:
+    """The task may have been removed since: its instant would stay for ever."""
+    version = await stage.store.catalog.version()
+    await pause(stage)
+    before = await stage.snapshot()
+    enrolments = [Enrolment(TASK, stage.now_ms + FAR_MS, f"{TASK}@first"), Enrolment(OTHER, stage.now_ms + FAR_MS)]
+    replies = await stage.store.timetable.enroll(stage.leader, enrolments, version=version)
+    assert replies == ["outdated", "outdated"]
+    assert await stage.snapshot() == before
+    replies = await stage.store.timetable.enroll(stage.leader, enrolments, version=version + 1)
+    assert replies == ["started", "enrolled"]
 
 
 # -- publish ----------------------------------------------------------------------------------------------------------
@@ -131,7 +143,7 @@ async def test_publishing_makes_a_run_and_moves_the_task_to_its_next_slot(
     }
     assert await stage.live() == {run_id: "queued"}
     assert await stage.due_ms(f"t/{TASK}") == stage.now_ms + FAR_MS
-    assert set(await stage.snapshot()) - before == {keys.run(run_id), keys.live(TASK)}
+    assert set(await stage.snapshot()) - before == {keys.run(run_id), keys.live(TASK), keys.passed}
 
 
 async def test_a_slot_that_is_not_due_by_redis_time_is_early(stage: Stage) -> None:
@@ -318,6 +330,35 @@ async def test_a_slot_that_has_passed_cannot_be_opened_again(stage: Stage) -> No
     assert await stage.store.timetable.tasks() == {TASK: stage.now_ms + FAR_MS}
 
 
+@pytest.mark.parametrize("how", ["published", "skipped", "passed over"])
+async def test_no_slot_up_to_the_latest_ever_passed_is_opened_again(stage: Stage, how: str) -> None:
+    """Though the clock of Redis stands before it now: it stepped back, and what was passed has its verdict."""
+    if how == "skipped":
+        await pause(stage)
+    due_ms = await stage.due(in_ms=-1)
+    if how == "passed over":
+        await stage.store.timetable.move(stage.leader, [Move(TASK, due_ms, due_ms + 1, count=1, last_ms=due_ms)])
+    else:
+        await publish(stage, [stage.slot(in_ms=-1)])
+    assert await stage.store.timetable.passed_ms() == due_ms
+    passed_ms = stage.now_ms + FAR_MS
+    await stage.redis.set(stage.store.keys.passed, passed_ms)  # as if the clock had stepped back by an hour
+    due_ms = await stage.due(OTHER, in_ms=3 * FAR_MS)
+    [reply] = await stage.store.timetable.move(stage.leader, [Move(OTHER, due_ms, passed_ms)])
+    assert isinstance(reply, Early)
+    assert await stage.due_ms(f"t/{OTHER}") == due_ms
+    assert await stage.store.timetable.move(stage.leader, [Move(OTHER, due_ms, passed_ms + 1)]) == [Done()]
+
+
+async def test_what_was_passed_last_never_becomes_earlier(stage: Stage) -> None:
+    """Slots of other tasks that are late lie before it."""
+    await stage.due()
+    await stage.due(OTHER, in_ms=-5_000)
+    await publish(stage, [stage.slot()])
+    await publish(stage, [stage.slot(OTHER, in_ms=-5_000)])
+    assert await stage.store.timetable.passed_ms() == stage.now_ms - 1_000
+
+
 async def test_a_move_from_an_instant_that_due_does_not_hold_is_refused(stage: Stage) -> None:
     """Somebody moved it first: the reply says to where."""
     due_ms = await stage.due()
@@ -436,12 +477,6 @@ async def test_the_window_is_read_in_pages_in_the_order_of_time(stage: Stage) ->
         found = await stage.store.timetable.window(stage.now_ms + 5, page=page)
         assert [item.at_ms - stage.now_ms for item in found] == [0, 1, 2, 2, 3, 4, 5]
         assert {item.id for item in found if item.is_run} == {"group/x@1"}
-
-
-async def test_the_instants_of_many_tasks_are_read_at_once(stage: Stage) -> None:
-    """As those of a few are read one by one: with the same answer."""
-    due = {f"group/{number}": await stage.due(f"group/{number}", in_ms=number) for number in range(30)}
-    assert await stage.store.timetable.instants([*due, "group/none"]) == {**due, "group/none": None}
 
 
 async def test_two_applications_on_one_redis_do_not_see_each_other(stage: Stage) -> None:

@@ -63,10 +63,18 @@ async def refuse_what_was_handed_back(stage: Stage, tasks: Sequence[str]) -> Cal
     return lambda: stage.store.runs.claim("A", "again", [handed_back], lease_ms=LEASE_MS)
 
 
+async def dismiss_what_had_started(stage: Stage, tasks: Sequence[str]) -> Call:
+    held = await stage.running(tasks[0])
+    await stage.store.runs.hand_back("A", [held])
+    await stage.store.runs.defer("A", await stage.read(), most=100, first_ms=0)
+    return lambda: stage.store.catalog.dismiss(stage.leader, 0, tasks[:1])
+
+
 ARRANGEMENTS: Final[Sequence[Arrange]] = (
     *(transition.arrange for transition in ALL),
     *(completed(Verdict.FAILED, reason.value) for reason in (Reason.RAISED, Reason.TIMED_OUT, Reason.CANCELLED)),
     *(requeue_parked, refuse_parked, cancel_parked, cancel_waiting, refuse_what_was_handed_back),
+    dismiss_what_had_started,
 )
 """Every script where it acts, and what the table of scripts has no line for."""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, final
 from redis.exceptions import ResponseError
 
 from engine.domain.names import trigger_run_id
+from engine.errors import RedisUnavailable
 from engine.store.election import Elected, Renewed
 from engine.store.keys import Keys
 from engine.store.leases import Beat, Reclaimed
@@ -51,6 +52,16 @@ class Transition:
 
     keys: Callable[[Keys], Sequence[str]] = lambda keys: [key for key in keys.run_scripts if key != keys.runs]
     """The other keys that it looks at."""
+
+
+def with_passed(keys: Keys) -> list[str]:
+    """The keys of scripts that move tasks past slots."""
+    return [*(key for key in keys.run_scripts if key != keys.runs), keys.passed]
+
+
+def with_version(keys: Keys) -> list[str]:
+    """The keys of scripts that act on one version of the catalog."""
+    return [*(key for key in keys.run_scripts if key != keys.runs), keys.version]
 
 
 def matches(reply: Any, wanted: Any) -> bool:
@@ -99,12 +110,14 @@ async def reschedule(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def enroll(stage: Stage, tasks: Sequence[str]) -> Call:
     enrolments = [Enrolment(task, stage.now_ms + 60_000) for task in tasks]
-    return lambda: stage.store.timetable.enroll(stage.leader, enrolments)
+    version = await stage.store.catalog.version()
+    return lambda: stage.store.timetable.enroll(stage.leader, enrolments, version=version)
 
 
 async def first_start(stage: Stage, tasks: Sequence[str]) -> Call:
     enrolments = [Enrolment(task, stage.now_ms + 60_000, first_run_id=f"{task}@first") for task in tasks]
-    return lambda: stage.store.timetable.enroll(stage.leader, enrolments)
+    version = await stage.store.catalog.version()
+    return lambda: stage.store.timetable.enroll(stage.leader, enrolments, version=version)
 
 
 async def requeue(stage: Stage, tasks: Sequence[str]) -> Call:
@@ -224,11 +237,21 @@ async def declare(stage: Stage, _: Sequence[str]) -> Call:
     return lambda: stage.store.catalog.declare("digest", ["page 0", "page 1"])
 
 
-async def retire(stage: Stage, tasks: Sequence[str]) -> Call:
+async def retire(stage: Stage, _: Sequence[str]) -> Call:
     await stage.store.catalog.declare("digest", ["page"])
+    await stage.redis.hset(stage.store.keys.unused, "digest", 1)
+    return lambda: stage.store.catalog.retire(stage.leader, ["digest"], after_ms=60_000)
+
+
+async def note_unused(stage: Stage, _: Sequence[str]) -> Call:
+    await stage.store.catalog.declare("digest", ["page"])
+    return lambda: stage.store.catalog.retire(stage.leader, ["digest"], after_ms=60_000)
+
+
+async def dismiss(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
-        await stage.due(task)
-    return lambda: stage.store.catalog.retire(stage.leader, "digest", tasks)
+        await stage.queued(task)
+    return lambda: stage.store.catalog.dismiss(stage.leader, 0, tasks)
 
 
 async def pause(stage: Stage, tasks: Sequence[str]) -> Call:
@@ -240,14 +263,49 @@ async def resume(stage: Stage, tasks: Sequence[str]) -> Call:
     return lambda: stage.store.catalog.resume(tasks[0], "resume")
 
 
+async def unpause(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.store.catalog.pause(tasks[0], "pause", until_ms=stage.now_ms - 1_000, details="{}")
+    return stage.store.catalog.drop_ended_pauses
+
+
 ON_RUNS = (
-    Transition("publish", publish, Published(), Moved, "refused", leads=True),
-    Transition("publish, superseding", publish_over_a_retry, Published(), Moved, "refused", leads=True),
-    Transition("publish, skipping", skip, Skipped("paused"), Moved, "refused", leads=True),
-    Transition("move, passing over", pass_over, Done(), Moved, "refused", leads=True, of_run=("ledger",)),
-    Transition("move, rescheduling", reschedule, Done(), Moved, "refused", leads=True, of_run=("ledger",)),
-    Transition("enroll", enroll, "enrolled", "known", "refused", leads=True),
-    Transition("enroll, starting", first_start, "started", "known", "refused", leads=True),
+    Transition(
+        *("publish", publish, Published(), Moved, "refused"),
+        leads=True,
+        keys=with_passed,
+    ),
+    Transition(
+        *("publish, superseding", publish_over_a_retry, Published(), Moved, "refused"),
+        leads=True,
+        keys=with_passed,
+    ),
+    Transition(
+        *("publish, skipping", skip, Skipped("paused"), Moved, "refused"),
+        leads=True,
+        keys=with_passed,
+    ),
+    Transition(
+        *("move, passing over", pass_over, Done(), Moved, "refused"),
+        leads=True,
+        of_run=("ledger",),
+        keys=with_passed,
+    ),
+    Transition(
+        *("move, rescheduling", reschedule, Done(), Moved, "refused"),
+        leads=True,
+        of_run=("ledger",),
+        keys=with_passed,
+    ),
+    Transition(
+        *("enroll", enroll, "enrolled", "known", "refused"),
+        leads=True,
+        keys=with_version,
+    ),
+    Transition(
+        *("enroll, starting", first_start, "started", "known", "refused"),
+        leads=True,
+        keys=with_version,
+    ),
     Transition("requeue", requeue, Queued(), Moved(None), "refused", leads=True),
     Transition("requeue, refusing", refuse_retry, Ended("failed", "paused"), Moved(None), "done", leads=True),
     Transition("claim", claim, Claimed, SAME, "refused"),
@@ -259,6 +317,7 @@ ON_RUNS = (
     Transition("abandon", abandon, Done(), SAME, "done"),
     Transition("defer", defer, Parked, Stale(), "refused"),
     Transition("release", release, "requeued", "dropped", "refused"),
+    Transition("dismiss", dismiss, 1, 0, "done", leads=True),
     Transition("reclaim", reclaim, Reclaimed("queued", "A"), None, "refused", leads=True),
     Transition("reclaim, dead", reclaim_the_last_time, Reclaimed("dead", "A"), None, "refused", leads=True),
 )
@@ -293,12 +352,17 @@ OTHERS = (
     Transition(
         *("declare", declare, True, False, "refused"),
         of_run=(),
-        keys=lambda keys: (keys.declared("digest"), keys.declarations, keys.version, keys.events),
+        keys=lambda keys: (keys.declared("digest"), keys.declarations, keys.version, keys.events, keys.unused),
     ),
     Transition(
-        *("retire", retire, 1, 0, "done"),
+        *("retire", retire, "retired", "gone", "done"),
         of_run=(),
-        keys=lambda keys: (keys.leader, keys.declarations, keys.version, keys.events, keys.due),
+        keys=lambda keys: (keys.leader, keys.declarations, keys.version, keys.events, keys.unused, keys.workers),
+    ),
+    Transition(
+        *("retire, noting", note_unused, "unused", "unused", "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.declarations, keys.version, keys.events, keys.unused, keys.workers),
     ),
     Transition(
         *("pause", pause, True, SAME, "refused"),
@@ -309,6 +373,11 @@ OTHERS = (
         *("resume", resume, True, SAME, "refused"),
         of_run=(),
         keys=lambda keys: (keys.paused, keys.version, keys.events, keys.once("resume")),
+    ),
+    Transition(
+        *("unpause", unpause, 1, 0, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.paused,),
     ),
 )
 """Scripts that take no items."""
@@ -445,7 +514,7 @@ async def outcome(call: Call) -> tuple[list[Any], Exception | None]:
     """The replies of a call, or the error with which Redis refused it."""
     try:
         return replies_to(await call()), None
-    except ResponseError as error:
+    except (ResponseError, RedisUnavailable) as error:
         return [], error
 
 

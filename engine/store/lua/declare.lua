@@ -1,10 +1,14 @@
 -- Say what a process declares: one page of its set at a time, the set itself entered with the last page.
--- KEYS: declared:<digest>, declarations, version, events   ARGV: digest, page number, page (opaque JSON), pages in all
+-- KEYS: declared:<digest>, declarations, version, events, unused   ARGV: digest, page number, page (opaque JSON), pages in all
 -- reply: 'page' (more to come), 'declared' (a new set), 'known'
--- Repeatable: the same content again changes nothing.
+-- Repeatable: the same content again changes nothing, but that the set is in use now.
 redis.call('GET', KEYS[3])
 redis.call('XLEN', KEYS[4])
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 'known' end
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
+  redis.call('HDEL', KEYS[5], ARGV[1])
+  return 'known'
+end
+redis.call('HLEN', KEYS[5])
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 if redis.call('HLEN', KEYS[1]) < tonumber(ARGV[4]) then
   redis.call('EXPIRE', KEYS[1], 600) -- a set whose process died before its last page

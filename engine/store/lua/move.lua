@@ -1,14 +1,19 @@
 --#include lib
 -- Move tasks from one due instant to another, and record the slots passed over, if any: skip and reschedule.
 -- items: only the ledger is used
+-- KEYS: behind the items: passed
 -- ARGV[2] worker:epoch:nonce; then for each item: task, expected due ms, next due ms or '' (none), count of slots passed
 --   over, the last of them ms, verdict, reason
--- reply: 'deposed', or for each item 'done', {'early', Redis ms} (a slot that is not due cannot be passed over, and one
---   that has passed cannot be opened again), {'moved', due ms or ''} or {'broken', why}
+-- reply: 'deposed', or for each item 'done', {'early', Redis ms} (a slot that is not due cannot be passed over, and none
+--   can be opened again: not before now and, since clocks step back, not up to the latest ever passed), {'moved', due
+--   ms or ''} or {'broken', why}
 -- Repeatable: acts only if due holds the expected instant. Growing first: refused whole when memory is full.
 local ITEM = 7
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
-return each((#ARGV - 2) / ITEM, function(i)
+local passed = tonumber(redis.call('GET', KEYS[#KEYS]) or 0)
+if not passed then return redis.error_reply('ERR the latest slot that was passed is no number') end
+local latest = passed
+local replies = each((#ARGV - 2) / ITEM, function(i)
   local at = 3 + (i - 1) * ITEM
   local task, expected, next_at, count, last = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3]),
     ARGV[at + 4]
@@ -16,10 +21,14 @@ return each((#ARGV - 2) / ITEM, function(i)
   local score = redis.call('ZSCORE', DUE, 't/' .. task)
   if not score or tonumber(score) ~= expected then return {'moved', score or ''} end
   if count > 0 and tonumber(last) > NOW then return {'early', NOW} end
-  if next_at ~= '' and tonumber(next_at) < expected and tonumber(next_at) <= NOW then return {'early', NOW} end
+  local earlier = next_at ~= '' and tonumber(next_at) < expected
+  if earlier and tonumber(next_at) <= math.max(NOW, passed) then return {'early', NOW} end
   redis.call('XLEN', ledger)
   return 'done', function()
-    if count > 0 then passed_over(ledger, verdict, reason, int(expected), last, count, next_at) end
+    if count > 0 then
+      passed_over(ledger, verdict, reason, int(expected), last, count, next_at)
+      latest = math.max(latest, tonumber(last))
+    end
     if next_at == '' then
       redis.call('ZREM', DUE, 't/' .. task)
     else
@@ -27,3 +36,5 @@ return each((#ARGV - 2) / ITEM, function(i)
     end
   end
 end)
+if latest > passed then redis.call('SET', KEYS[#KEYS], int(latest)) end
+return replies

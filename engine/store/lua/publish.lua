@@ -1,6 +1,7 @@
 --#include lib
 -- Move tasks past a due slot: a run in a stream, or a verdict that says why not. scheduled -> queued.
 -- items: the run of that slot
+-- KEYS: behind the items: passed
 -- ARGV[2] worker:epoch:nonce, ARGV[3] queue_cap; then for each item: task, expected due ms, next due ms or '' (none),
 --   run id, priority, overlap
 -- reply: 'deposed', or for each item 'published', {'skipped', reason}, {'early', Redis ms}, {'moved', due ms or ''} or
@@ -11,8 +12,11 @@ local ITEM, BUSY = 6, {queued = true, running = true, parked = true}
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
 local cap, length = tonumber(ARGV[3]), {}
 for priority, stream in pairs(STREAMS) do length[priority] = unread(stream) end
+local passed = tonumber(redis.call('GET', KEYS[#KEYS]) or 0)
+if not passed then return redis.error_reply('ERR the latest slot that was passed is no number') end
+local latest = passed
 
-return each((#ARGV - 3) / ITEM, function(i)
+local replies = each((#ARGV - 3) / ITEM, function(i)
   local at = 4 + (i - 1) * ITEM
   local task, expected, next_at = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
   local id, priority, overlap = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
@@ -23,6 +27,7 @@ return each((#ARGV - 3) / ITEM, function(i)
   check(run)
 
   local function move()
+    latest = math.max(latest, expected)
     if next_at == '' then
       redis.call('ZREM', DUE, 't/' .. task)
     else
@@ -48,3 +53,5 @@ return each((#ARGV - 3) / ITEM, function(i)
     for _, retry in ipairs(retries) do finish(retry, 'failed', 'superseded') end
   end
 end)
+if latest > passed then redis.call('SET', KEYS[#KEYS], int(latest)) end
+return replies

@@ -1,22 +1,46 @@
--- Forget a declared set that no live worker has had for retire_after, and stop scheduling tasks that no set has.
--- KEYS: leader, declarations, version, events, due, declared:<digest>   ARGV: worker:epoch:nonce, digest or '' (only
---   tasks); then the ids of the tasks that go
--- reply: 'deposed' or the number of tasks that went. Their pauses and ledgers stay.
--- Repeatable: removes only what is there.
+-- Forget declared sets that no worker has had for retire_after; of the others, note since when no worker has them.
+-- KEYS: leader, declarations, version, events, unused, workers; then declared:<digest> for each
+-- ARGV: worker:epoch:nonce, retire_after ms; then the digests
+-- reply: 'deposed', or for each digest 'used', 'unused' (not for long enough), 'retired' or 'gone' (no such set)
+-- Repeatable: a set goes once. A presence counts until its worker is buried, and declaring a set again begins anew.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'deposed' end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('GET', KEYS[3])
 redis.call('XLEN', KEYS[4])
-redis.call('HLEN', KEYS[2])
-local gone, changed = 0, 0
+redis.call('HLEN', KEYS[5])
+local presences, replies = redis.call('HVALS', KEYS[6]), {}
+local function used(digest)
+  for _, presence in ipairs(presences) do
+    if string.find(presence, '"digest":"' .. digest .. '"', 1, true) then return true end
+  end
+  return false
+end
 for i = 3, #ARGV do
-  gone = gone + redis.call('ZREM', KEYS[5], 't/' .. ARGV[i])
+  local since = redis.call('HGET', KEYS[5], ARGV[i])
+  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
+    replies[#replies + 1] = 'gone'
+  elseif used(ARGV[i]) then
+    replies[#replies + 1] = 'used'
+  elseif since and now - since >= tonumber(ARGV[2]) then
+    replies[#replies + 1] = 'retired'
+  else
+    replies[#replies + 1] = since and 'unused' or 'unused from now on'
+  end
 end
-if ARGV[2] ~= '' then
-  changed = redis.call('HDEL', KEYS[2], ARGV[2])
-  redis.call('DEL', KEYS[6])
+for i, reply in ipairs(replies) do
+  local digest = ARGV[i + 2]
+  if reply == 'unused from now on' then
+    redis.call('HSET', KEYS[5], digest, string.format('%.0f', now))
+    replies[i] = 'unused'
+  elseif reply ~= 'unused' then
+    redis.call('HDEL', KEYS[5], digest)
+  end
+  if reply == 'retired' then
+    redis.call('HDEL', KEYS[2], digest)
+    redis.call('DEL', KEYS[i + 6])
+    redis.call('INCR', KEYS[3])
+    redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'event', 'retired', 'what', digest)
+  end
 end
-if gone + changed > 0 then
-  redis.call('INCR', KEYS[3])
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'event', 'retired', 'what', ARGV[2], 'tasks', gone)
-end
-return gone
+return replies

@@ -76,6 +76,10 @@ class Cable:
         self._joined_s = -math.inf
         self._reads: set[trio.CancelScope] = set()
         self._stalled = False
+        self.refusing = False
+        """Whether Redis is there and answers nothing but a refusal (no replicas, loading)."""
+        self.slow_s = 0.0
+        """How long each command of the first lane is on its way."""
         self.sent: list[tuple[float, tuple[Any, ...]]] = []
         """Every command of the first lane, in order, and when."""
         self.reads_of_runs = 0
@@ -128,11 +132,15 @@ class Cable:
             if lane is Lane.COMMANDS:
                 self.sent.append((trio.current_time(), args))
             self.reads_of_runs += lane is Lane.RUNS
+            if self.refusing:
+                raise RedisUnavailable("NOREPLICAS Not enough good replicas to write.")
             with trio.CancelScope() as read:
                 self._reads.add(read)
                 try:
                     if self._stalled:
                         await trio.sleep_forever()
+                    if lane is Lane.COMMANDS:
+                        await trio.sleep(self.slow_s)
                     return await self._inner._lanes[lane].request(args, block_s)
                 finally:
                     self._reads.discard(read)
@@ -327,7 +335,8 @@ class Publisher:
         timetable = self._stage.store.timetable
         if task_id not in self._next_ms:
             self._next_ms[task_id] = at_ms(-1_000_000)
-            await timetable.enroll(self._value, [Enrolment(task_id, self._next_ms[task_id])])
+            version = await self._stage.store.catalog.version()
+            await timetable.enroll(self._value, [Enrolment(task_id, self._next_ms[task_id])], version=version)
         run_ids = []
         for _ in range(count):
             due_ms = self._next_ms[task_id]

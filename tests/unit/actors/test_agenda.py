@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from actors.agenda import Agenda, enrolments, plan, priority
@@ -107,10 +108,10 @@ def test_priority_names_the_stream() -> None:
 
 def test_a_new_task_first_runs_at_its_next_instant() -> None:
     """Never because it was never run, unless it asks for that."""
-    new, moved = enrolments({"g/t": definition()}, {}, at_ms(61), allow_parallel=True)
+    new, moved = enrolments({"g/t": definition()}, {}, at_ms(61), passed_ms=0, allow_parallel=True)
     assert [(one.first_ms, one.first_run_id) for one in new] == [(at_ms(120), "")]
     assert moved == []
-    new, _ = enrolments({"g/t": definition(run_on_first_start=True)}, {}, at_ms(61), allow_parallel=True)
+    new, _ = enrolments({"g/t": definition(run_on_first_start=True)}, {}, at_ms(61), passed_ms=0, allow_parallel=True)
     assert [one.first_run_id for one in new] == ["g/t@first"]
 
 
@@ -118,19 +119,44 @@ def test_a_task_whose_due_instant_stands_is_left_alone() -> None:
     """Open slots of the past too: they are published, or missed by the catch-up policy."""
     tasks = {"g/t": definition()}
     for seconds in (-600, 60, 120):
-        assert enrolments(tasks, {"g/t": at_ms(seconds)}, at_ms(60), allow_parallel=True) == ([], [])
+        assert enrolments(tasks, {"g/t": at_ms(seconds)}, at_ms(60), passed_ms=0, allow_parallel=True) == ([], [])
 
 
 def test_a_changed_expression_moves_the_task() -> None:
     """To its next instant; a slot that was open is recorded as missed."""
     tasks = {"g/t": definition("0 * * * *")}
-    _, moved = enrolments(tasks, {"g/t": at_ms(120)}, at_ms(61), allow_parallel=True)
+    _, moved = enrolments(tasks, {"g/t": at_ms(120)}, at_ms(61), passed_ms=0, allow_parallel=True)
     assert moved == [Move("g/t", at_ms(120), at_ms(3_600), count=0, last_ms=at_ms(120))]
-    _, moved = enrolments(tasks, {"g/t": at_ms(60)}, at_ms(61), allow_parallel=True)
+    _, moved = enrolments(tasks, {"g/t": at_ms(60)}, at_ms(61), passed_ms=0, allow_parallel=True)
     assert moved == [Move("g/t", at_ms(60), at_ms(3_600), count=1, last_ms=at_ms(60))]
 
 
 def test_a_task_that_became_more_frequent_does_not_wait_for_its_old_instant() -> None:
     """Midnight is an instant of every minute too, and yet the next minute comes first."""
-    _, moved = enrolments({"g/t": definition("* * * * *")}, {"g/t": at_ms(8 * 3_600)}, at_ms(61), allow_parallel=True)
+    _, moved = enrolments(
+        {"g/t": definition("* * * * *")}, {"g/t": at_ms(8 * 3_600)}, at_ms(61), passed_ms=0, allow_parallel=True
+    )
     assert moved == [Move("g/t", at_ms(8 * 3_600), at_ms(120), count=0, last_ms=at_ms(8 * 3_600))]
+
+
+def test_nothing_is_due_again_up_to_the_latest_slot_that_was_passed() -> None:
+    """The clock of Redis stepped back, by 40 s: what it says now has been before."""
+    align = partial(enrolments, now_ms=at_ms(20), passed_ms=at_ms(60), allow_parallel=True)
+    assert align({"g/t": definition()}, {"g/t": at_ms(120)}) == ([], [])
+    [new], _ = align({"g/t": definition()}, {})
+    assert new.first_ms == at_ms(120)
+    _, [moved] = align({"g/t": definition("*/10 * * * * *")}, {"g/t": at_ms(3_600)})
+    assert moved.next_ms == at_ms(70)
+
+
+def test_what_is_left_alone_is_no_news() -> None:
+    """It stays the minimum of ``due`` until Redis is asked again; anything earlier is news."""
+    agenda = Agenda()
+    agenda.load([due(1), due(5)], at_ms(10))
+    [taken] = agenda.take(at_ms(1))
+    assert not agenda.knows(at_ms(1))
+    agenda.leave(taken)
+    assert agenda.knows(at_ms(1))
+    assert not agenda.knows(at_ms(0.9))
+    agenda.load([due(5)], at_ms(20))
+    assert not agenda.knows(at_ms(1))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
-from actors.catalog import Catalog, Scheduling
+from actors.catalog import Catalog, Reading, Scheduling
 from actors.identity import Identity
 from actors.messages import (
     CatalogAsked,
@@ -134,9 +136,11 @@ async def test_a_known_version_is_not_read_again(autojump_clock: MockClock, stag
     librarian.mailbox.tell(Refresh(version))
     await stage.settle()
     assert librarian.news() == []
-    librarian.mailbox.tell(Refresh(version + 1))
+    await stage.redis.incr(stage.store.keys.version)
+    for _ in range(5):
+        librarian.mailbox.tell(Refresh(version + 1))
     await stage.settle()
-    assert len(librarian.news()) == 1
+    assert [news.version for news in librarian.news()] == [version + 1]
 
 
 async def test_who_asks_is_told_again_without_asking_redis(autojump_clock: MockClock, stage: Stage) -> None:
@@ -150,15 +154,72 @@ async def test_who_asks_is_told_again_without_asking_redis(autojump_clock: MockC
     assert len(librarian.cable.sent) == before
 
 
-async def test_a_declaration_of_another_version_is_left_out_with_a_warning(
+async def test_what_this_version_cannot_read_is_left_out_alone(
     autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A newer process, which wrote it, runs it."""
+    """A host that knows its time zone runs it; it exists all the same, and one warning says so, at whatever reads."""
+    declared = declaration_of([tasks_named("here"), tasks_named("there", group_name="h")])
+    [page] = pages(declared.definitions, declared.functions)
+    texts = [re.sub(r'("name":"there".*?)"timezone":"UTC"', r'\1"timezone":"Europe/Newtown"', page)]
+    await stage.store.catalog.declare("f" * 64, texts)
+    with caplog.at_level(logging.WARNING):
+        librarian = await Librarian(stage, tasks_named("a")).start()
+        for number in range(3):
+            await stage.store.catalog.pause("g/a", f"op{number}", until_ms=number + 1, details="{}")
+            await stage.settle()
+    news = librarian.news()[-1]
+    assert set(news.tasks) == {"g/a", "g/here"}
+    assert news.sets["f" * 64] == {"g/here", "h/there"}
+    assert news.others == {"h/there"}
+    assert news.complete
+    assert caplog.text.count("The declaration ffffffff is not understood by this version") == 1
+
+
+async def test_a_set_that_does_not_name_its_tasks_is_known_as_such(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What exists is not known then: nothing may be taken for gone."""
     await stage.store.catalog.declare("f" * 64, ['{"definitions": [{"from": "the future"}], "functions": []}'])
     with caplog.at_level(logging.WARNING):
         librarian = await Librarian(stage, tasks_named("a")).start()
-    assert set(librarian.news()[-1].tasks) == {"g/a"}
+    news = librarian.news()[-1]
+    assert set(news.tasks) == {"g/a"}
+    assert not news.complete
+    assert "f" * 64 in news.sets
     assert "The declaration ffffffff is not understood by this version" in caplog.text
+
+
+async def test_a_change_that_leaves_the_tasks_as_they_are_parses_nothing(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """A pause: the very same mapping is told again, so that nobody compares it either."""
+    librarian = await Librarian(stage, tasks_named("a", "b")).start()
+    before = librarian.news()[-1]
+    await stage.store.catalog.pause("g/a", "op", until_ms=None, details="{}")
+    await stage.settle()
+    after = librarian.news()[-1]
+    assert after.version == before.version + 1
+    assert after.tasks is before.tasks
+
+
+async def test_others_have_their_turn_while_a_large_set_is_parsed(autojump_clock: MockClock, stage: Stage) -> None:
+    """The beats, say: after each page."""
+    declared = declaration_of([tasks_named(*(f"t{number}" for number in range(2_000)))])
+    await stage.store.catalog.declare("f" * 64, pages(declared.definitions, declared.functions))
+    contents = await stage.store.catalog.contents()
+    turns = 0
+    async with trio.open_nursery() as nursery:
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        nursery.start_soon(take_turns)
+        assert len((await Reading().read(contents)).tasks) == 2_000
+        nursery.cancel_scope.cancel()
+    assert turns >= 4
 
 
 async def test_wake_ups_are_heard_while_leading(autojump_clock: MockClock, stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -360,7 +361,7 @@ async def test_a_body_that_raises_while_its_timeout_cancels_it_has_timed_out(
 
 
 async def test_a_thread_past_its_timeout_has_its_verdict_at_once_and_its_slot_until_it_returns(
-    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Threads cannot be cancelled. There is no second verdict, and the run is not started again meanwhile."""
     tasks, gate = group(), Gate()
@@ -375,6 +376,8 @@ async def test_a_thread_past_its_timeout_has_its_verdict_at_once_and_its_slot_un
     await publisher.queue("g/next")
     await stage.until(100)
     assert worker.doing("heartbeat") == "keeping 1 leases"
+    assert worker.doing("consumer") == "1/1 runs, 1 of them timed out in threads that go on: g/t"
+    assert "holds its slot until its thread returns" in caplog.text
     assert started_s == []
     with stage.time_stands_still():
         gate.open.set()
@@ -476,6 +479,140 @@ async def test_an_unknown_task_waits_for_a_worker_that_knows_it(autojump_clock: 
     assert leader.leads
 
 
+async def test_a_task_that_no_worker_knows_and_that_has_too_many_runs_raises_an_alarm(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is skipped for want of a worker is no routine."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    await executor(stage, tasks, queue_cap=1)
+    await publisher.queue("g/unknown", 2)
+    await stage.until(1)
+    alarms = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [alarm.getMessage().split(": ")[1] for alarm in alarms] == ["skipped (no worker)"]
+
+
+# -- one bad run ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_error_whose_text_raises_ends_at_the_run(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """And its neighbours go on."""
+    tasks, gate = group(), Gate()
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    tasks.add_task(YEARLY, name="t", max_retries=0)(Failing(1, Mute()))
+    tasks.add_task(YEARLY, name="neighbour")(gate.walk)
+    await executor(stage, tasks)
+    await publisher.queue("g/neighbour")
+    await publisher.queue("g/t")
+    await stage.until(1)
+    assert await stage.verdicts("g/t") == [("failed", "raised")]
+    assert gate.inside == 1
+
+
+@pytest.mark.parametrize("kwargs", ["[1]", "null", "{", '{"unwanted": 1}'])
+@pytest.mark.parametrize("kind", ["async def", "def"])
+async def test_arguments_that_do_not_fit_end_at_the_run(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, kwargs: str, kind: str
+) -> None:
+    """In coroutines and in threads; its neighbours go on."""
+    tasks, gate = group(), Gate()
+    body: Any = Failing(0) if kind == "async def" else lambda: None
+    tasks.add_task(YEARLY, name="t", max_retries=0)(body)
+    tasks.add_task(YEARLY, name="neighbour")(gate.walk)
+    await publisher.queue("g/neighbour")
+    [run_id] = await publisher.queue("g/t")
+    await stage.redis.hset(stage.store.keys.run(run_id), "kwargs", kwargs)
+    with stage.time_stands_still():
+        await executor(stage, tasks)
+        await stage.becomes(functools.partial(stage.ledger, "g/t"))
+    assert await stage.verdicts("g/t") == [("failed", "raised")]
+    assert gate.inside == 1
+
+
+# -- a run that comes back to where it still goes on ---------------------------------------------------------------
+
+
+async def test_a_run_is_not_started_beside_its_own_former_body(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It is put aside, without spinning, for another worker or until that body has ended; its lease is kept then."""
+    tasks, started_s = group(), list[float]()
+
+    @tasks.add_task(YEARLY, name="t")
+    async def slow_to_stop() -> None:
+        started_s.append(trio.current_time())
+        try:
+            await trio.sleep(1_000)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(15)
+
+    worker = await executor(stage, tasks)
+    [run_id] = await publisher.queue("g/t")
+    await stage.until(1)
+    await publisher.lose(run_id)
+    for second in range(2, 60):
+        await stage.until(second)
+        await publisher.requeue()
+        if second == 10:
+            assert started_s == [0]
+            assert await stage.store.runs.live("g/t") == {run_id: "parked"}
+    assert len(started_s) == 2
+    assert started_s[1] > 18
+    assert worker.doing("heartbeat") == "keeping 1 leases"
+    assert len(worker.cable.sent) < 200
+
+
+async def test_a_run_whose_former_body_goes_on_here_is_started_elsewhere(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """The late end of the former body is refused, and takes nothing from the other."""
+    tasks, former, other = group(), Gate(), group()
+    tasks.add_task(YEARLY, name="t")(former.walk_in_thread)
+    started_s = noting(other, YEARLY)
+    worker = await executor(stage, tasks)
+    with stage.time_stands_still():
+        [run_id] = await publisher.queue("g/t")
+        await former.entered.wait()
+    await publisher.lose(run_id)
+    await stage.until(1)
+    await executor(stage, other)
+    for second in range(2, 20):
+        await stage.until(second)
+        await publisher.requeue()
+    assert len(started_s) == 1
+    assert worker.doing("consumer").endswith("runs: g/t")
+    with stage.time_stands_still():
+        former.open.set()
+        while worker.doing("consumer").endswith("g/t"):
+            await trio.lowlevel.checkpoint()
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_lost_thread_is_spoken_of_once(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every beat brings the word again, and it cannot be stopped."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk_in_thread)
+    await executor(stage, tasks)
+    with stage.time_stands_still():
+        [run_id] = await publisher.queue("g/t")
+        await gate.entered.wait()
+    await publisher.lose(run_id)
+    await stage.until(30)
+    assert caplog.text.count("its thread cannot be cancelled") == 1
+    assert "is stopped" not in caplog.text
+    with stage.time_stands_still():
+        gate.open.set()
+
+
 # -- crashes --------------------------------------------------------------------------------------------------------
 
 
@@ -533,6 +670,35 @@ async def test_what_a_former_life_read_and_never_claimed_is_released(
     assert gate.passed == 3
 
 
+async def test_a_body_that_ends_well_while_its_consumer_crashes_has_run(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """However long it shields itself: ends are told until the last body has ended."""
+    tasks = group()
+    started_s = shielded(tasks)
+    worker = await executor(stage, tasks)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    worker.crash("consumer")
+    await stage.until(60)
+    assert started_s == [0]
+    assert await stage.verdicts("g/t") == [("ran", "")]
+    worker.crashes.clear()
+
+
+def shielded(tasks: TaskGroup) -> list[float]:
+    """A task of eight seconds that cannot be cancelled, and when it was started."""
+    started_s = list[float]()
+
+    @tasks.add_task(YEARLY, name="t")
+    async def work() -> None:
+        started_s.append(trio.current_time())
+        with trio.CancelScope(shield=True):
+            await trio.sleep(8)
+
+    return started_s
+
+
 # -- draining -------------------------------------------------------------------------------------------------------
 
 
@@ -577,6 +743,52 @@ async def test_what_is_still_going_after_grace_is_handed_back_uncounted(
     await stage.until(8)
     [entry] = await stage.ledger("g/t")
     assert (entry.verdict, entry.attempt) == ("ran", 1)
+
+
+async def test_a_body_that_ends_well_after_grace_has_run(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It shielded itself, and the stop waits for it."""
+    tasks = group()
+    started_s = shielded(tasks)
+    worker = await executor(stage, tasks, shutdown_grace=1)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    await worker.stop()
+    await executor(stage, tasks)
+    await stage.until(60)
+    assert started_s == [0]
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_an_idle_worker_stops_at_once_while_redis_refuses_everything(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """There is nothing to wait for, though the link is up."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    worker = await executor(stage, tasks, shutdown_grace=25)
+    worker.cable.refusing = True
+    await stage.until(5)
+    await worker.stop()
+    assert trio.current_time() < 7
+
+
+async def test_a_consumer_that_crashes_in_a_drain_does_not_keep_the_worker(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Its runs were handed back, and whoever waits for the drain learns that nothing is left."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks, shutdown_grace=25)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    stage.nursery.start_soon(worker.stop)
+    await stage.until(2.5)
+    worker.crash("consumer")
+    await worker.supervision.wait_stopped()
+    assert trio.current_time() < 5
+    worker.crashes.clear()
 
 
 async def test_a_thread_that_outlives_grace_keeps_its_lease(
@@ -649,6 +861,40 @@ async def test_a_run_on_its_last_delivery_runs_alone(
     await stage.until(5)
     assert gate.passed == 4
     assert await stage.verdicts("g/suspect") == [("ran", "")]
+
+
+async def test_a_run_on_its_last_delivery_does_not_wait_for_ever(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Beside an endless body it is given back, uncounted; the worker reads again, and leaves it to others."""
+    tasks, endless, suspect = group(), Gate(), Gate()
+    tasks.add_task(YEARLY, name="endless")(endless.walk)
+    tasks.add_task(YEARLY, name="suspect")(suspect.walk)
+    started_s = noting(tasks, YEARLY, name="quick")
+    await publisher.queue("g/endless")
+    worker = await executor(stage, tasks, concurrent_tasks=5)
+    [run_id] = await publisher.queue("g/suspect")
+    await stage.redis.hset(stage.store.keys.run(run_id), "deliveries", 2)
+    await stage.until(1)
+    await publisher.queue("g/quick")
+    await stage.until(80)
+    assert started_s == []
+    await stage.until(100)
+    assert len(started_s) == 1
+    for second in range(101, 130):
+        await stage.until(second)
+        await publisher.requeue()
+    assert suspect.inside == 0
+    assert await stage.redis.hget(stage.store.keys.run(run_id), "deliveries") == "2"
+    assert worker.doing("consumer") == "1/5 runs: g/endless"
+    await publisher.queue("g/quick")
+    await stage.until(131)
+    assert len(started_s) == 2
+    endless.open.set()
+    for second in range(132, 140):
+        await stage.until(second)
+        await publisher.requeue()
+    assert suspect.inside == 1
 
 
 # -- outages --------------------------------------------------------------------------------------------------------

@@ -158,3 +158,13 @@ def test_an_error_is_told_with_the_line_that_raised_it() -> None:
     assert describe(error).startswith("ValueError: short (")
     assert "test_ending.py:" in describe(error)
     assert describe(None) == ""
+
+
+def test_an_error_whose_text_cannot_be_had_is_told_all_the_same() -> None:
+    """The text is code of the task."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+    assert describe(Mute()) == "Mute: its text cannot be had: SystemExit"

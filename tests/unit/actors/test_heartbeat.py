@@ -38,7 +38,7 @@ class Bearer:
         """What the Consumer was told."""
         self.tree: Supervision
 
-    async def start(self) -> Bearer:
+    async def start(self, events: list[Any] | None = None) -> Bearer:
         make = partial(
             Heartbeat,
             config=config(running_heartbeat_interval=LEASE_S / 3),
@@ -53,7 +53,7 @@ class Bearer:
         )
         self.stage.nursery.start_soon(self._answer, self.consumer)
         self.stage.nursery.start_soon(self._answer, self.stats)
-        self.tree = await self.stage.actor(Child("heartbeat", make, self.mailbox))
+        self.tree = await self.stage.actor(Child("heartbeat", make, self.mailbox), events=events)
         await self.stage.settle()
         return self
 
@@ -284,3 +284,25 @@ async def test_a_slow_connection_is_given_up_before_the_lease_ends(
     bearer.cable.stall()
     await stage.until(10.5)
     assert bearer.heard == [LeasesInDanger()]
+
+
+async def test_after_a_crash_it_asks_until_it_is_told_which_leases_there_are(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """A beat that knows of none would let those of its former life end."""
+    events: list[Any] = []
+    bearer = await Bearer(stage).start(events)
+    await bearer.claim(publisher)
+    await stage.until(4)
+    bearer.answers = False
+    bearer.mailbox.tell(object())
+    await stage.until(8)
+    [presence] = await stage.store.leases.workers()
+    assert presence.seen_ms == at_ms(3)
+    bearer.answers = True
+    await stage.until(9)
+    [presence] = await stage.store.leases.workers()
+    assert presence.account().running == 1
+    [expiry_s] = await bearer.expiries_s()
+    assert expiry_s > 8 + LEASE_S
+    events.clear()

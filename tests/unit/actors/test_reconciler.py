@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from tests.unit.actors.stage import Gate, group, noting
+from actors.messages import Beat
+from actors.reconciler import DEAD_ALARM
+from engine.assembly import declaration_of
+from engine.domain.catalog import pages
+from engine.store.operations import Trigger
+from engine.store.presence import Account
+from tests.unit.actors.stage import Gate, at_ms, group, noting
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -129,6 +136,108 @@ async def test_tasks_that_nobody_declares_leave_the_timetable(
     assert len((await stage.store.catalog.contents()).sets) == 1
 
 
+async def test_runs_of_a_task_that_nobody_declares_end_with_a_verdict(autojump_clock: MockClock, stage: Stage) -> None:
+    """They would be read and put aside for ever; those that may still find a worker are left alone."""
+    old, new = group(), group()
+    noting(old, "*/5 * * * * *", name="gone")
+    for tasks in (old, new):
+        noting(tasks, YEARLY, name="kept")
+    former = await stage.worker(old, retire_after=60.0)
+    worker = await stage.worker(new, retire_after=60.0)
+    await stage.until(31)
+    await former.stop()
+    await stage.until(80)
+    assert len(await stage.store.runs.live("g/gone")) > 5
+    await stage.until(200)
+    assert await stage.store.runs.live("g/gone") == {}
+    assert set(await stage.store.timetable.tasks()) == {"g/kept"}
+    verdicts = await stage.verdicts("g/gone")
+    assert ("ran", "") in verdicts
+    assert verdicts[-1] == ("skipped", "no worker")
+    await stage.until(210)
+    before = len(worker.cable.sent)
+    await stage.until(310)
+    assert len(worker.cable.sent) - before < 200
+
+
+async def test_a_run_that_was_asked_for_before_its_task_was_declared_is_left_time(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """A deployment: the web process knows the task before the first worker does."""
+    mine, later = group("mine"), group("later")
+    noting(mine, YEARLY)
+    started_s = noting(later, YEARLY)
+    await stage.worker(mine, retire_after=300.0)
+    await stage.until(5)
+    await stage.store.operations.trigger([Trigger("later/t@t-1", "low", "allow")], who="me", queue_cap=9)
+    await stage.until(200)
+    assert await stage.ledger("later/t") == []
+    await stage.worker(later, can_lead=False, retire_after=300.0)
+    await stage.until(220)
+    assert len(started_s) == 1
+
+
+async def test_a_task_that_this_leader_cannot_read_stays(autojump_clock: MockClock, stage: Stage) -> None:
+    """A newer set has it still, for those who understand it; the older set goes."""
+    mine, old = group("mine"), group()
+    noting(mine, YEARLY)
+    noting(old, YEARLY, name="common")
+    declared = declaration_of([old])
+    [text] = pages(declared.definitions, declared.functions)
+    newer = text.replace('"timezone":"UTC"', '"timezone":"Europe/Newtown"')
+    assert newer != text
+    newer_digest = "f" * 64
+    await stage.store.catalog.declare(newer_digest, [newer])
+    details = Account(digest=newer_digest).to_json()
+    former = await stage.worker(old, retire_after=60.0)
+    await stage.worker(mine, retire_after=60.0)
+    await stage.until(5)
+    await former.stop()
+    for at_s in range(10, 300, 10):
+        await stage.until(at_s)
+        await stage.store.leases.beat("newer", [], lease_ms=9_000, details=details, draining=False)
+    assert len((await stage.store.catalog.contents()).sets) == 2
+    assert set(await stage.store.timetable.tasks()) == {"mine/t", "g/common"}
+    await stage.until(500)
+    assert set(await stage.store.timetable.tasks()) == {"mine/t"}
+
+
+async def test_a_set_is_retired_however_often_the_leader_changes(autojump_clock: MockClock, stage: Stage) -> None:
+    """The clock of each set is in Redis."""
+    mine, old = group("mine"), group()
+    noting(mine, YEARLY)
+    noting(old, YEARLY)
+    former = await stage.worker(old, retire_after=300.0)
+    leader = await stage.worker(mine, retire_after=300.0)
+    await former.stop()
+    for at_s in range(100, 800, 100):
+        await stage.until(at_s)
+        successor = await stage.worker(mine, retire_after=300.0)
+        await leader.stop()
+        leader = successor
+    assert len((await stage.store.catalog.contents()).sets) == 1
+
+
+async def test_a_set_that_is_retired_and_declared_at_once_goes_on(autojump_clock: MockClock, stage: Stage) -> None:
+    """Its worker came back in that moment: no slot is lost, since a task goes only from a catalog that lacks it."""
+    mine, others = group("mine"), group("others")
+    started_s = noting(mine, "*/10 * * * * *")
+    noting(others, YEARLY)
+    await stage.worker(others, concurrent_tasks=0, retire_after=60.0)
+    worker = await stage.worker(mine, can_lead=False, retire_after=60.0)
+    await stage.until(15)
+    catalog, keys = stage.store.catalog, stage.store.keys
+    [digest] = [w.digest for w in await stage.store.leases.workers() if w.worker == worker.identity.key]
+    await stage.redis.hdel(keys.workers, worker.identity.key)
+    await stage.redis.hset(keys.unused, digest, 1)
+    leader = await stage.redis.get(keys.leader)
+    declared = declaration_of([mine])
+    assert await catalog.retire(leader, [digest], after_ms=60_000) == ["retired"]
+    await catalog.declare(digest, pages(declared.definitions, declared.functions))
+    await stage.until(201)
+    assert started_s == [float(at_s) for at_s in range(10, 210, 10)]
+
+
 async def test_a_live_declaration_is_not_retired(autojump_clock: MockClock, stage: Stage) -> None:
     """However long it has been there."""
     tasks = group()
@@ -230,3 +339,171 @@ async def test_what_was_seen_before_an_outage_proves_nothing_after_it(autojump_c
     assert gate.inside == 0
     await stage.until(18.5 + 1.5 * LEASE_S)
     assert gate.inside == 1
+
+
+async def test_a_step_that_another_actor_noticed_starts_the_watch_anew(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All actors of a process ask Redis for its time; whoever sees the step first must not hide it."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t", run_on_first_start=True)(gate.walk)
+    leader = await stage.worker(tasks, concurrent_tasks=0)
+    victim = await stage.worker(tasks, can_lead=False)
+    await stage.until(10)
+    victim.kill()
+    await stage.worker(tasks, can_lead=False)
+    await stage.until(16)  # the lease ends at 18, and was seen at 13.5
+    stage.redis_ahead_s += 5
+    leader.mailbox("heartbeat").tell(Beat())
+    await stage.until(16 + LEASE_S / 2 - 0.1)
+    assert gate.inside == 0
+    assert len([record for record in caplog.records if "has stepped" in record.getMessage()]) == 1
+    await stage.until(16 + 1.5 * LEASE_S)
+    assert gate.inside == 1
+
+
+async def test_every_step_of_redis_clock_is_noticed(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forwards and backwards, whenever it comes."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    await stage.worker(tasks)
+    for number in range(20):
+        await stage.until(10 + number * 11.37)
+        stage.redis_ahead_s += -3 if number % 3 == 2 else 5
+    await stage.until(260)
+    assert len([record for record in caplog.records if "has stepped" in record.getMessage()]) == 20
+
+
+async def test_all_runs_of_a_worker_that_vanished_come_back_together(autojump_clock: MockClock, stage: Stage) -> None:
+    """Within one and a half leases, however many they are."""
+    tasks, gate, most = group(), Gate(), 1_200
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await stage.worker(tasks, concurrent_tasks=0)
+    victim = await stage.worker(tasks, can_lead=False, concurrent_tasks=most)
+    await stage.until(1)
+    asked = [Trigger(f"g/t@t-{number}", "low", "allow") for number in range(most)]
+    await stage.store.operations.trigger(asked, who="test", queue_cap=most)
+    await stage.until(10)
+    assert gate.inside == most
+    victim.kill()
+    await stage.until(10 + 1.5 * LEASE_S)
+    assert Counter((await stage.store.runs.live("g/t")).values()) == {"queued": most}
+
+
+async def test_a_lease_of_a_broken_run_hides_no_other(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays, and is tried again each half of a lease; the log is told once."""
+    tasks, gate = group(), Gate()
+    for name in ("broken", "whole"):
+        tasks.add_task(YEARLY, name=name, run_on_first_start=True)(gate.walk)
+    leader = await stage.worker(tasks, concurrent_tasks=0)
+    victim = await stage.worker(tasks, can_lead=False)
+    await stage.until(10)
+    assert gate.inside == 2
+    victim.kill()
+    await stage.redis.hdel(stage.store.keys.run("g/broken@first"), "slot")
+    await stage.until(10 + 1.5 * LEASE_S)
+    assert await stage.store.runs.live("g/whole") == {"g/whole@first": "queued"}
+    assert await stage.store.runs.live("g/broken") == {"g/broken@first": "running"}
+    before = len(leader.cable.sent)
+    await stage.until(10 + 11.5 * LEASE_S)
+    assert len(leader.cable.sent) - before < 20 * 11
+    told = [record for record in caplog.records if "cannot be reclaimed" in record.getMessage()]
+    assert [record.levelname for record in told] == ["ERROR"]
+
+
+async def test_the_sweep_asks_for_runs_in_progress_by_the_page(autojump_clock: MockClock, stage: Stage) -> None:
+    """Their entries are pending for as long as they take, and nothing is to be done about them."""
+    tasks, gate, most = group(), Gate(), 100
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await stage.worker(tasks, concurrent_tasks=most)
+    await stage.until(1)
+    asked = [Trigger(f"g/t@t-{number}", "low", "allow") for number in range(most)]
+    await stage.store.operations.trigger(asked, who="test", queue_cap=most)
+    await stage.until(60)
+    assert gate.inside == most
+    before = len(worker.cable.sent)
+    await stage.until(180)
+    names = Counter(args[0] for _, args in worker.cable.sent[before:])
+    assert names["XRANGE"] == 4
+    assert len(worker.cable.sent) - before < 250
+
+
+async def test_a_broken_entry_that_cannot_be_released_is_told_once(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are."""
+    tasks = group()
+    started_s = noting(tasks, YEARLY, name="whole", run_on_first_start=True)
+    noting(tasks, YEARLY, name="broken", run_on_first_start=True)
+    await stage.worker(tasks, concurrent_tasks=0)
+    await stage.until(1)
+    await stage.store.runs.make_groups()
+    assert len(await stage.store.runs.read("ghost", priorities=("low",), count=5, block_ms=None)) == 2
+    await stage.redis.hdel(stage.store.keys.run("g/broken@first"), "slot")
+    await stage.worker(tasks, can_lead=False)
+    await stage.until(200)
+    assert len(started_s) == 1
+    told = [record for record in caplog.records if "cannot be released" in record.getMessage()]
+    assert [record.levelname for record in told] == ["ERROR"]
+
+
+async def test_an_entry_that_was_deleted_is_pending_no_longer(autojump_clock: MockClock, stage: Stage) -> None:
+    """Somebody trimmed the stream: nothing says which run it named."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    await stage.worker(tasks, concurrent_tasks=0)
+    await stage.until(1)
+    await stage.store.runs.make_groups()
+    entry_id = await stage.redis.xadd(stage.store.keys.stream_low, {"run": "g/t@1"})
+    await stage.store.runs.read("ghost", priorities=("low",), count=5, block_ms=None)
+    await stage.redis.xdel(stage.store.keys.stream_low, entry_id)
+    await stage.until(61)
+    assert (await stage.store.leases.pending(min_idle_ms=0)).deleted == ()
+
+
+async def test_dead_runs_that_are_about_to_be_lost_are_an_alarm(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once while it lasts, and again when there are too many anew."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    await stage.worker(tasks)
+
+    def told() -> list[str]:
+        return [record.levelname for record in caplog.records if "runs are dead" in record.getMessage()]
+
+    async def die(count: int) -> None:
+        many = "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'run', 'g/t@' .. n) end"
+        await stage.redis.eval(many, 1, stage.store.keys.dead, count)
+
+    await die(DEAD_ALARM - 1)
+    await stage.until(100)
+    assert told() == []
+    await die(1)
+    await stage.until(200)
+    assert told() == ["ERROR"]
+    await stage.redis.xtrim(stage.store.keys.dead, maxlen=1, approximate=False)
+    await stage.until(300)
+    await die(DEAD_ALARM)
+    await stage.until(400)
+    assert told() == ["ERROR", "ERROR"]
+
+
+async def test_a_pause_that_has_ended_by_itself_is_removed(autojump_clock: MockClock, stage: Stage) -> None:
+    """And no other; nothing changes by it, so that nobody reads the catalog again."""
+    tasks = group()
+    noting(tasks, YEARLY)
+    await stage.worker(tasks)
+    await stage.until(5)
+    for name, until_ms in {"ended": at_ms(20), "later": at_ms(10_000), "open": None}.items():
+        await stage.store.catalog.pause(f"g/{name}", name, until_ms=until_ms, details="{}")
+    version = await stage.store.catalog.version()
+    await stage.until(19)
+    assert await stage.redis.hlen(stage.store.keys.paused) == 3
+    await stage.until(61)
+    assert set((await stage.store.catalog.contents()).paused) == {"g/later", "g/open"}
+    assert await stage.store.catalog.version() == version

@@ -35,7 +35,7 @@ class Ledgerman:
             stats=self.stats,
             on_settled=lambda run: self.settled.append(run.run_id),
         )
-        self.scope = trio.CancelScope()
+        self.bodies = trio.CancelScope()
 
     async def start(self) -> Ledgerman:
         self.stage.nursery.start_soon(self._run)
@@ -43,8 +43,17 @@ class Ledgerman:
         return self
 
     async def _run(self) -> None:
-        with self.scope:
-            await self.settlement.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.settlement.run)
+            try:
+                with self.bodies:
+                    await trio.sleep_forever()
+            finally:
+                self.settlement.close()
+
+    def last_body_ends(self) -> None:
+        """Nothing more will be added."""
+        self.bodies.cancel()
 
     async def claim(self, publisher: Publisher, count: int = 1) -> list[Running]:
         runs = self.stage.store.runs
@@ -161,13 +170,13 @@ async def test_a_lost_run_cannot_be_settled(
     assert caplog.text.count("was lost to another worker") == 3
 
 
-async def test_what_is_left_when_it_is_cancelled_is_still_told(
+async def test_what_is_left_when_it_is_closed_is_still_told(
     autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
 ) -> None:
-    """The Consumer crashed in the same turn."""
+    """The last body ended in the same turn."""
     [run] = await ledgerman.claim(publisher)
     ledgerman.settlement.add(run, ran(run), 1)
-    ledgerman.scope.cancel()
+    ledgerman.last_body_ends()
     await stage.settle()
     assert await stage.verdicts("g/t") == [("ran", "")]
 
@@ -179,7 +188,7 @@ async def test_last_words_do_not_wait_for_redis_for_ever(
     [run] = await ledgerman.claim(publisher)
     ledgerman.cable.cut()
     ledgerman.settlement.add(run, ran(run), 1)
-    ledgerman.scope.cancel()
+    ledgerman.last_body_ends()
     await stage.until(2.1)
     ledgerman.cable.join()
     await stage.until(60)

@@ -106,3 +106,13 @@ def test_the_next_look_comes_when_a_lease_can_be_lost_and_never_spins(watch: Wat
     assert watch.next_look_s(now_s=8, redis_ms=at_ms(8)) == 4.5
     assert watch.next_look_s(now_s=9, redis_ms=at_ms(9)) == 3.5
     assert watch.next_look_s(now_s=12.4, redis_ms=at_ms(12.4)) == 0.45
+
+
+def test_a_lost_lease_that_could_not_be_taken_is_watched_anew(watch: Watch) -> None:
+    """It is lost again after another half of a lease, and has nobody look more often until then."""
+    assert look(watch, lease(10), now_s=100) == 0
+    assert look(watch, lease(10), now_s=104.5) == 1
+    watch.observe_anew(lease(10), now_s=104.5)
+    assert watch.next_look_s(now_s=104.5, redis_ms=at_ms(104.5)) == LEASE_S / 2
+    assert look(watch, lease(10), now_s=108.9) == 0
+    assert look(watch, lease(10), now_s=109) == 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.domain.catalog import PAGE_SIZE, digest, merge, pages, parse_pages
+from engine.domain.catalog import PAGE_SIZE, digest, merge, pages, parse_page
 from engine.domain.retry import retry_delay_s
 from engine.domain.task import Definition, check_inherited, encode_kwargs
 from engine.errors import MalformedDefinition, TaskDeclarationError, TaskTypeError
@@ -131,10 +131,13 @@ def test_a_digest_is_the_same_in_another_process() -> None:
 @given(st.lists(definitions, max_size=6, unique_by=lambda one: one.id), st.sets(names, max_size=4))
 def test_pages_give_back_the_declaration(declared: list[Definition], functions: set[str]) -> None:
     """In any order of pages, with the same digest."""
-    parsed = parse_pages(reversed(pages(declared, functions)))
-    assert sorted(parsed.definitions, key=lambda one: one.id) == sorted(declared, key=lambda one: one.id)
-    assert parsed.functions == tuple(sorted(functions))
-    assert digest(parsed.definitions, parsed.functions) == digest(declared, functions)
+    parsed = [parse_page(text) for text in reversed(pages(declared, functions))]
+    found = {task_id: one for page in parsed for task_id, one in page.definitions.items()}
+    assert found == {one.id: one for one in declared}
+    known = [function for page in parsed for function in page.functions]
+    assert sorted(known) == sorted(functions)
+    assert digest(found.values(), known) == digest(declared, functions)
+    assert not any(page.refused or page.nameless for page in parsed)
 
 
 def test_a_page_has_at_most_five_hundred_entries() -> None:
@@ -144,31 +147,48 @@ def test_a_page_has_at_most_five_hundred_entries() -> None:
     sizes = [len(page["definitions"]) + len(page["functions"]) for page in map(json.loads, texts)]
     assert sizes == [PAGE_SIZE, PAGE_SIZE, 499]
     assert len(pages([], [])) == 1
-    assert parse_pages(pages([], [])).definitions == ()
+    assert parse_page(pages([], [])[0]).definitions == {}
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"definitions": {}, "functions": []}', '{"definitions": [1], "functions": []}']
 )
-def test_what_is_no_page_is_a_typed_error(text: str) -> None:
-    """Bytes from outside never raise anything else."""
-    with pytest.raises(MalformedDefinition):
-        parse_pages([text])
+def test_what_is_no_page_names_no_task(text: str) -> None:
+    """Bytes from outside never raise anything."""
+    page = parse_page(text)
+    assert (page.definitions, page.refused) == ({}, {})
+    assert page.nameless
+
+
+def test_each_definition_of_a_page_is_judged_alone() -> None:
+    """One that another version wrote, or another host's time zones, does not drop its neighbours."""
+    [text] = pages([define("a"), define("b"), define("d")], [])
+    page = json.loads(text)
+    page["definitions"][1]["timezone"] = "Europe/Newtown"
+    parsed = parse_page(json.dumps(page))
+    assert set(parsed.definitions) == {"g/a", "g/d"}
+    assert list(parsed.refused) == [define("b").id]
+    assert "Europe/Newtown" in parsed.refused[define("b").id]
+    assert not parsed.nameless
+
+
+def by_id(*definitions: Definition) -> dict[str, Definition]:
+    return {one.id: one for one in definitions}
 
 
 def test_the_set_first_seen_latest_wins() -> None:
     """A restart of the old version reverts nothing; what only it has stays."""
     old, new = define(expression="@hourly"), define(expression="@weekly")
-    merged = merge({"aa": (1, [old, define("only-old")]), "00": (2, [new])})
+    merged = merge({"aa": (1, by_id(old, define("only-old"))), "00": (2, by_id(new))}, {})
     assert merged == {"g/t": new, "g/only-old": define("only-old")}
-    tied = merge({"aa": (1, [old]), "bb": (1, [new])})
-    assert tied == merge({"bb": (1, [new]), "aa": (1, [old])}) == {"g/t": new}
+    tied = merge({"aa": (1, by_id(old)), "bb": (1, by_id(new))}, {})
+    assert tied == merge({"bb": (1, by_id(new)), "aa": (1, by_id(old))}, {}) == {"g/t": new}
 
 
 def test_code_wins_over_a_dynamic_task_of_its_name() -> None:
     """And dynamic tasks of other names are there too."""
     extra, taken = define("extra", dynamic=True), define(dynamic=True)
-    assert merge({"aa": (1, [define()])}, [extra, taken]) == {"g/t": define(), "g/extra": extra}
+    assert merge({"aa": (1, by_id(define()))}, by_id(extra, taken)) == {"g/t": define(), "g/extra": extra}
 
 
 def test_a_backoff_above_the_longest_that_is_inherited_is_refused() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 
-import pytest
 import trio
 from trio.testing import MockClock
 
@@ -26,7 +26,7 @@ async def test_redis_time_is_the_wall_clock_until_redis_was_heard(autojump_clock
     clock = Clock(wall=lambda: wall_s[0])
     assert clock.redis_ms() == 1_000_000
 
-    assert clock.saw_redis_ms(5_000_000, sent=0.0, received=0.0) == 0.0
+    clock.saw_redis_ms(5_000_000, sent=0.0, received=0.0)
     wall_s[0] = 9_000.0
     await trio.sleep(1)
     assert clock.redis_ms() == 5_001_000
@@ -42,15 +42,43 @@ async def test_observation_is_dated_in_the_middle_of_its_round_trip(autojump_clo
     assert clock.redis_ms() == 11_000
 
 
-async def test_jump_of_redis_time_is_told(autojump_clock: MockClock) -> None:
-    """Against the former estimate, forwards and backwards; none when Redis keeps pace."""
+async def test_a_step_of_redis_time_is_remembered(autojump_clock: MockClock) -> None:
+    """Against all that was seen before, forwards and backwards; none when Redis keeps pace, or drifts."""
     clock = virtual_clock(0.0)
     clock.saw_redis_ms(10_000, sent=0.0, received=0.0)
-    await trio.sleep(5)
+    for second in range(1, 6):
+        await trio.sleep_until(second)
+        clock.saw_redis_ms(10_000 + second * 1_100, sent=second, received=second)
+    assert clock.redis_stepped_at_s == -math.inf
 
-    assert clock.saw_redis_ms(15_000, sent=5.0, received=5.0) == pytest.approx(0.0)
-    assert clock.saw_redis_ms(18_000, sent=5.0, received=5.0) == pytest.approx(3.0)
-    assert clock.saw_redis_ms(17_000, sent=5.0, received=5.0) == pytest.approx(-1.0)
+    await trio.sleep_until(6)
+    clock.saw_redis_ms(20_000, sent=6.0, received=6.0)
+    assert clock.redis_stepped_at_s == 6.0
+    await trio.sleep_until(8)
+    clock.saw_redis_ms(22_000, sent=8.0, received=8.0)
+    assert clock.redis_stepped_at_s == 6.0
+    clock.saw_redis_ms(21_700, sent=8.0, received=8.0)
+    assert clock.redis_stepped_at_s == 8.0
+
+
+async def test_a_slow_reply_is_no_step(autojump_clock: MockClock) -> None:
+    """Redis read its clock at some time of the round trip, not certainly in its middle."""
+    clock = virtual_clock(0.0)
+    clock.saw_redis_ms(10_000, sent=0.0, received=0.0)
+    await trio.sleep_until(5)
+    clock.saw_redis_ms(15_000, sent=1.0, received=5.0)
+    clock.saw_redis_ms(15_000, sent=5.0, received=5.0)
+    assert clock.redis_stepped_at_s == -math.inf
+
+
+async def test_a_slow_reply_hides_no_step(autojump_clock: MockClock) -> None:
+    """What it leaves open is decided by the next."""
+    clock = virtual_clock(0.0)
+    clock.saw_redis_ms(10_000, sent=0.0, received=0.0)
+    await trio.sleep_until(5)
+    clock.saw_redis_ms(15_000, sent=1.0, received=5.0)
+    clock.saw_redis_ms(16_000, sent=5.0, received=5.0)
+    assert clock.redis_stepped_at_s == 5.0
 
 
 async def test_default_environment_is_the_real_world() -> None:
