@@ -173,7 +173,7 @@ async def test_a_run_that_was_asked_for_before_its_task_was_declared_is_left_tim
     await stage.until(200)
     assert await stage.ledger("later/t") == []
     await stage.worker(later, can_lead=False, retire_after=300.0)
-    await stage.until(220)
+    await stage.until(800)  # it may meet the worker that does not know it some more times
     assert len(started_s) == 1
 
 
