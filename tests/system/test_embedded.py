@@ -617,7 +617,10 @@ async def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     """Root's files in the directory of a user would lock that user out."""
     theirs = tmp_path / "theirs"
     theirs.mkdir(mode=0o700)
-    os.chown(theirs, 12345, 12345)
+    try:
+        os.chown(theirs, 12345, 12345)
+    except OSError as error:
+        pytest.skip(f"needs the right to give a directory away: {error}")
     try:
         assert "belongs to user 12345" in await refused(theirs)
     finally:
