@@ -22,19 +22,20 @@ from actors.messages import (
 )
 from actors.outage import PAUSE_S, insist
 from actors.timer import Timer
-from engine.domain.catalog import digest, merge, pages, parse_page
+from engine.domain.catalog import merge, pages, parse_page
+from engine.domain.dynamic import Made, Redeclared, Removed
 from engine.domain.task import Definition
 from engine.errors import MalformedDefinition, RedisUnavailable
 from engine.runtime import Actor
 from engine.store.transport import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from actors.declared import Declared, Outbox, Posted
     from actors.identity import Identity
     from actors.messages import ConsumerInbox, CoordinatorInbox, LeaderInbox, ReconcilerInbox
     from engine.config import Config
-    from engine.domain.catalog import Declaration
     from engine.runtime import Mailbox
     from engine.store.catalog import Contents, DeclaredSet, Event
     from engine.store.leases import Presence
@@ -74,14 +75,17 @@ class Catalog(Actor[CatalogInbox]):
         config: Config,
         store: Store,
         identity: Identity,
-        declaration: Declaration,
+        declared: Declared,
+        outbox: Outbox,
+        carry_out: Callable[[Posted], Awaitable[None]],
         started_ms: int,
         consumer: Mailbox[ConsumerInbox],
         scheduling: Scheduling | None,
     ) -> None:
-        self._config, self._store, self._identity, self._declaration = config, store, identity, declaration
+        self._config, self._store, self._identity, self._declared = config, store, identity, declared
+        self._outbox, self._carry_out = outbox, carry_out
         self._started_ms, self._consumer, self._scheduling = started_ms, consumer, scheduling
-        self._digest = digest(declaration.definitions, declaration.functions)
+        self._digest = declared.code_digest
         self._declaring = False
         self._version = -1
         self._asked = False
@@ -92,12 +96,15 @@ class Catalog(Actor[CatalogInbox]):
         self._sets: Mapping[str, DeclaredSet] = {}
         self._leading = False
         self._strangers: set[str] = set()
+        self._at_odds: set[str] = set()
+        """Dynamic tasks that are declared otherwise elsewhere, of which the log was told."""
 
     async def started(self) -> None:
-        """Declare and listen."""
+        """Declare, listen, and send what was asked for."""
         self._again = Timer[CatalogInbox](self.context, Refresh(None))
         self._start_declaring()
         self.context.nursery.start_soon(self._listen)
+        self.context.nursery.start_soon(self._send_changes)
         if self._scheduling is not None:
             self._scheduling.leader.tell(TermAsked())
 
@@ -128,10 +135,37 @@ class Catalog(Actor[CatalogInbox]):
             self.context.nursery.start_soon(self._declare)
 
     async def _declare(self) -> None:
-        store, texts = self._store, pages(self._declaration.definitions, self._declaration.functions)
+        code, store = self._declared.code, self._store
+        texts = pages(code.definitions, code.functions)
         await insist(store.transport, lambda: store.catalog.declare(self._digest, texts))
+        await self._declare_extras()
         self._declaring = False
         await self.context.mailbox.send(Refresh(None))
+
+    async def _declare_extras(self, *readmitted: str) -> None:
+        """Dynamic tasks that are kept nowhere; with those that are declared anew after they were removed."""
+        extras, store = self._declared.extras(), self._store
+        if extras.definitions:
+            found, texts = self._declared.extras_digest, pages(extras.definitions, ())
+            as_of = await insist(store.transport, store.catalog.version)  # a repeat brings back nothing removed since
+            await insist(store.transport, lambda: store.catalog.declare(found, texts, readmit=readmitted, as_of=as_of))
+
+    async def _send_changes(self) -> None:
+        """What was asked for without waiting, in order."""
+        while True:
+            posted = await self._outbox.first()
+            match posted.change:
+                case Redeclared(task):
+                    await self._declare_extras(task.id)
+                case Made() | Removed():
+                    before = self._declared.extras_digest
+                    await insist(self._store.transport, partial(self._carry_out, posted))
+                    self._declared.extras()
+                    if self._declared.extras_digest != before:
+                        await self._declare_extras()
+                case _:
+                    assert_never(posted.change)
+            self._outbox.done()
 
     async def _refresh(self, *, in_any_case: bool) -> None:
         try:
@@ -142,14 +176,19 @@ class Catalog(Actor[CatalogInbox]):
         except RedisUnavailable:
             self._again.after(PAUSE_S)
             return
+        if self._version == -1 and contents.dynamic:
+            log.info("Loaded %d dynamic task(s) from Redis", len(contents.dynamic))
         self._version = contents.version
-        if all(found.digest != self._digest for found in contents.sets):
+        ours = {self._digest, self._declared.extras_digest} - {""}
+        if not ours <= {found.digest for found in contents.sets}:
             self._start_declaring()  # retired while this worker was cut off, or forgotten by Redis
         self._sets = {found.digest: found for found in contents.sets}
         news = self._news = await self._reading.read(contents)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
+        self._declared.hear(news)
         self._tell_all(news)
         self._warn_of_strangers(news, workers)
+        self._tell_of_odds(news)
 
     def _tell_all(self, news: CatalogRead) -> None:
         self._consumer.tell(news)
@@ -174,6 +213,18 @@ class Catalog(Actor[CatalogInbox]):
                     other.name,
                     self._config.redis_key_prefix,
                 )
+
+    def _tell_of_odds(self, news: CatalogRead) -> None:
+        """Of two tasks of one name the cluster has one. Whoever declares the other must hear of it, once."""
+        at_odds = list(self._declared.at_odds(news))
+        for definition in at_odds:
+            if definition.id not in self._at_odds:
+                log.error(
+                    "Dynamic task '%s' of group '%s' is another one elsewhere, which runs in its place: give it "
+                    "another name, or declare the same everywhere",
+                    *(definition.name, definition.group),
+                )
+        self._at_odds = {definition.id for definition in at_odds}
 
     # -- listening ------------------------------------------------------------------------------------------------
 
@@ -231,6 +282,7 @@ class _Set:
     ids: frozenset[str]
     """Of all its tasks, those that this version does not understand included."""
 
+    functions: frozenset[str]
     nameless: bool
     """Something in it does not even say which task it is."""
 
@@ -253,7 +305,7 @@ class Reading:
     async def read(self, contents: Contents) -> CatalogRead:
         """Parsed and merged: of a task in several sets, the set first seen latest wins."""
         first_seen_ms = {found.digest: found.first_seen_ms for found in contents.sets}
-        shape = (first_seen_ms, contents.dynamic, contents.forgotten)
+        shape = (first_seen_ms, contents.dynamic, contents.forgotten, contents.withdrawn)
         if self._latest is not None and self._latest[0] == shape:
             return replace(self._latest[1], version=contents.version)  # with the same tasks: nobody compares them
         self._sets = {found.digest: self._sets.get(found.digest) or await _parse(found) for found in contents.sets}
@@ -261,17 +313,24 @@ class Reading:
         tasks = merge(
             {digest: (first_seen_ms[digest], one.definitions) for digest, one in self._sets.items()},
             {task_id: definition for task_id, (_, definition) in self._dynamic.items() if definition is not None},
+            frozenset(contents.withdrawn),
         )
         news = CatalogRead(
             version=contents.version,
             tasks=tasks,
             sets={digest: one.ids for digest, one in self._sets.items()},
+            functions={digest: one.functions for digest, one in self._sets.items()},
             forgotten=contents.forgotten,
-            others=frozenset(self._dynamic).union(*(one.ids for one in self._sets.values())) - tasks.keys(),
+            withdrawn=contents.withdrawn,
+            others=self._not_understood() - tasks.keys(),
             complete=not any(one.nameless for one in self._sets.values()),
         )
         self._latest = shape, news
         return news
+
+    def _not_understood(self) -> frozenset[str]:
+        kept = {task_id for task_id, (_, definition) in self._dynamic.items() if definition is None}
+        return frozenset(kept).union(*(one.ids.difference(one.definitions) for one in self._sets.values()))
 
     def _definition(self, task_id: str, text: str) -> tuple[str, Definition | None]:
         known = self._dynamic.get(task_id)
@@ -287,11 +346,13 @@ class Reading:
 async def _parse(found: DeclaredSet) -> _Set:
     """Others have their turn after each page: the beats go on, however many tasks there are."""
     definitions: dict[str, Definition] = {}
+    functions: set[str] = set()
     refused: dict[str, str] = {}
     nameless = ""
     for text in found.pages:
         page = parse_page(text)
         definitions.update(page.definitions)
+        functions.update(page.functions)
         refused.update(page.refused)
         nameless = nameless or page.nameless
         await trio.lowlevel.checkpoint()
@@ -302,4 +363,4 @@ async def _parse(found: DeclaredSet) -> _Set:
             f"{len(refused)} task(s), the first {min(refused)}" if refused else "tasks that it does not name",
             refused[min(refused)] if refused else nameless,
         )
-    return _Set(definitions, frozenset(definitions) | frozenset(refused), bool(nameless))
+    return _Set(definitions, frozenset(definitions) | frozenset(refused), frozenset(functions), bool(nameless))

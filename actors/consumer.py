@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastapi.task-manager.consumer")
 
-_OUR_FRAMES = frozenset({"actors.running", "actors.threads"})
+_OUR_FRAMES = frozenset({"actors.running", "actors.threads", "integrations.fastapi.bridge"})
+"""Modules that call a body, here and on the loop of an application."""
 
 LAST_WORDS_S = 2.0
 """How long a Consumer that crashes or is cancelled may take to give its runs back."""
@@ -320,7 +321,8 @@ class Consumer(Actor[ConsumerInbox]):
         match end:
             case Returned(error) if error is not None:
                 name = f"{run.context.group}/{run.context.name}"
-                log.error("Task %s failed (attempt %d)", name, run.claimed.attempt, exc_info=_from_task(error))
+                facts = {"run_id": run.run_id, "attempt": run.claimed.attempt}
+                log.error("Task %s failed", name, exc_info=_from_task(error), extra=facts)
             case TimedOut(None):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
             case TimedOut(call) if call is not None and isinstance(decision, Completion):
@@ -430,8 +432,10 @@ class Consumer(Actor[ConsumerInbox]):
 
 
 def _from_task(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """The error with the traceback as its author knows it, from the task's own function on."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__name__") in _OUR_FRAMES:
+    """The error with the traceback as its author knows it: from the task's own function on, if that was reached."""
+    trace = start = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") in _OUR_FRAMES:
+            start = trace.tb_next or trace
         trace = trace.tb_next
-    return type(error), error, trace
+    return type(error), error, start

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from engine.store.timetable import Move, MoveReply, Slot
 
 log = logging.getLogger("fastapi.task-manager.coordinator")
+overdue_log = logging.getLogger("fastapi.task-manager.reconciler")
+"""Where those who watch for overdue tasks look."""
 
 LATE_MS = 5_000
 """A slot published later than this is worth a line in the log."""
@@ -260,7 +262,7 @@ class Coordinator(Actor[CoordinatorInbox]):
                 if isinstance(reply, Skipped):
                     log.info("Task %s: slot %d skipped (%s)", slot.task_id, slot.due_ms, reply.reason)
                 elif now_ms - slot.due_ms > LATE_MS:
-                    log.warning(
+                    overdue_log.warning(
                         "Republished overdue task %s (%.1f s late)",
                         slot.task_id,
                         (now_ms - slot.due_ms) / 1000,

@@ -22,10 +22,12 @@ from actors.timer import Timer
 from engine.errors import AskTimeout, RedisUnavailable
 from engine.runtime import Actor
 from engine.store.presence import Account
+from engine.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from actors.declared import Declared
     from actors.identity import Identity
     from actors.messages import CatalogInbox, ConsumerInbox, StatsInbox
     from engine.config import Config
@@ -56,7 +58,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         config: Config,
         store: Store,
         identity: Identity,
-        digest: str,
+        declared: Declared,
         snapshot: Callable[[], Mapping[str, Any]],
         started_ms: int,
         consumer: Mailbox[ConsumerInbox],
@@ -64,7 +66,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         stats: Mailbox[StatsInbox],
         draining: bool = False,
     ) -> None:
-        self._config, self._store, self._identity, self._digest = config, store, identity, digest
+        self._config, self._store, self._identity, self._declared = config, store, identity, declared
         self._snapshot, self._started_ms = snapshot, started_ms
         self._consumer, self._catalog, self._stats = consumer, catalog, stats
         self._lease_s = config.run_lease_s
@@ -175,7 +177,9 @@ class Heartbeat(Actor[HeartbeatInbox]):
             host=self._identity.host,
             pid=self._identity.pid,
             started_ms=self._started_ms,
-            digest=self._digest,
+            version=VERSION,
+            digest=self._declared.code_digest,
+            extras=self._declared.extras_digest,
             draining=self._draining,
             executes=self._config.concurrent_tasks > 0,
             can_lead=self._config.can_lead,

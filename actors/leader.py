@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from actors.identity import Identity
     from actors.messages import CatalogInbox, CoordinatorInbox, ReconcilerInbox
+    from actors.predecessor import Predecessor
     from engine.config import Config
     from engine.runtime import Mailbox
     from engine.store.store import Store
@@ -52,11 +53,12 @@ class Leader(Actor[LeaderInbox]):
         reconciler: Mailbox[ReconcilerInbox],
         catalog: Mailbox[CatalogInbox],
         on_change: Callable[[bool], None],
+        predecessor: Predecessor,
         draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
         self._coordinator, self._reconciler, self._catalog = coordinator, reconciler, catalog
-        self._on_change = on_change
+        self._on_change, self._predecessor = on_change, predecessor
         self._lease_s = config.leader_lease_s
         self._term: Term | None = None
         self._renewed_at_s = 0.0
@@ -107,13 +109,16 @@ class Leader(Actor[LeaderInbox]):
 
     async def _elect(self) -> float:
         """Stand for election; seconds until the next campaign."""
+        if wait_s := await self._predecessor.wait_s(self.context.clock.monotonic()):
+            self.context.doing("waiting until fastapi-task-manager schedules no longer")
+            return wait_s
         sent_at_s = self.context.clock.monotonic()
         lease_ms = round(self._lease_s * 1000)
         match await self._store.election.elect(self._identity.key, self._nonce, lease_ms=lease_ms):
             case Elected() as won:
                 self._saw(won.redis_ms, sent_at_s)
                 self._term, self._renewed_at_s = Term(value=won.value, lease_s=self._lease_s), sent_at_s
-                log.info("Worker %s became LEADER (epoch %d)", self._identity.worker_id, won.epoch)
+                log.info("Worker %s became LEADER", self._identity.worker_id, extra={"epoch": won.epoch})
                 self.context.doing(f"leading, epoch {won.epoch}")
                 self._tell_all(LeadershipTaken(self._term, sent_at_s))
                 return self._config.leader_heartbeat_interval

@@ -7,7 +7,7 @@ each role is a closed union, at the end: a new message type is a type error in t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
 from engine.domain.task import Definition
@@ -106,8 +106,14 @@ class CatalogRead:
     sets: Mapping[str, frozenset[str]]
     """Digest of a declared set -> ids of its tasks."""
 
+    functions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Digest of a declared set -> ids (``group/function``) of the functions that its process knows."""
+
     forgotten: tuple[str, ...] = ()
     """Tasks whose removal is not finished."""
+
+    withdrawn: tuple[str, ...] = ()
+    """Tasks that were removed while processes declared them: they do not exist, until they are made again."""
 
     others: frozenset[str] = frozenset()
     """Tasks that exist, and whose definitions this version does not understand: for others to run, not to touch."""

@@ -220,6 +220,7 @@ class Reconciler(Actor[ReconcilerInbox]):
             return
         if news.complete and all(worker.digest in news.sets for worker in live):
             await self._dismiss(term, news)
+            await self._drop_withdrawn(term, news)
         digests = list(news.sets)
         after_ms = round(self._config.retire_after * 1000)
         for digest, word in zip(
@@ -228,6 +229,14 @@ class Reconciler(Actor[ReconcilerInbox]):
             if word == "retired":
                 log.info("Retired the declaration %.8s, which no live worker has", digest)
                 self._retired |= news.sets[digest]
+
+    async def _drop_withdrawn(self, term: Term, news: CatalogRead) -> None:
+        """Tasks that were removed while processes declared them need no mark when none declares them any longer."""
+        over = sorted(set(news.withdrawn).difference(*news.sets.values()))
+        replies = await self._store.catalog.drop_withdrawn(term.value, news.version, over)
+        for task_id, word in zip(over, replies, strict=True):
+            if word == "dropped":
+                log.info("Task %s, which was removed, is declared by nobody any longer", task_id)
 
     async def _dismiss(self, term: Term, news: CatalogRead) -> None:
         now_s = self.context.clock.monotonic()

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from enum import Enum, unique
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, final
 
 import trio
 
 from engine.domain.functions import function_name, is_async
-from engine.errors import HostGone, NotAwaited
+from engine.errors import EngineStateError, HostGone, NotAwaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from engine.domain.run import RunContext
     from engine.domain.task import Task
     from engine.store.runs import Claimed, Hold
+
+T = TypeVar("T")
 
 
 @final
@@ -136,6 +138,13 @@ class Host(Protocol):
             HostGone: it was not begun, or was cut short because the host ends: the run is handed back.
         """
 
+    async def ask(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Called on the host's side: do something in the engine's trio run, and wait for it. Raises what that raises.
+
+        Raises:
+            EngineStateError: the engine does not run, or cannot be reached from where this is called.
+        """
+
 
 @final
 class OwnLoop:
@@ -144,6 +153,10 @@ class OwnLoop:
     async def run(self, function: Callable[[], Awaitable[object]]) -> None:
         """Await it here."""
         await function()
+
+    async def ask(self, operation: Callable[[], Awaitable[T]]) -> T:  # noqa: ARG002  # as Host has it
+        """There is no other side."""
+        raise EngineStateError("perform", "call it in the trio run in which the engine runs")
 
 
 async def perform(running: Running, threads: Threads, host: Host) -> BodyEnd:

@@ -12,6 +12,7 @@ import trio
 from actors.catalog import Catalog, Scheduling
 from actors.consumer import Consumer
 from actors.coordinator import Coordinator
+from actors.declared import Declared
 from actors.heartbeat import Heartbeat
 from actors.leader import Leader
 from actors.link import LinkKeeper
@@ -25,16 +26,17 @@ from actors.messages import (
     ReconcilerInbox,
     StatsInbox,
 )
+from actors.predecessor import Predecessor
 from actors.reconciler import Reconciler
 from actors.stats import Stats
 from actors.threads import Threads
-from engine.domain.catalog import Declaration, digest
 from engine.errors import AskTimeout, MailboxClosed
 from engine.runtime import Backoff, Child, Mailbox, Strategy, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from actors.declared import Outbox, Posted
     from actors.identity import Identity
     from actors.running import Host
     from engine.config import Config
@@ -69,11 +71,18 @@ class Parts:
     """The tree, for this worker's presence."""
 
     started_ms: int
+    outbox: Outbox
+    carry_out: Callable[[Posted], Awaitable[None]]
+    """Does what was posted there. Raises RedisUnavailable; then it is repeated."""
+
     on_leadership: Callable[[bool], None]
     """Called when this worker begins or ceases to lead."""
 
     host: Host | None = None
     """Where asynchronous bodies run; None: on the engine's own loop."""
+
+    above: Sequence[Child] = ()
+    """What the engine starts from above itself: started when all else is, and stopped first, after the drain."""
 
 
 @final
@@ -120,7 +129,7 @@ async def _tell_to_drain(ask: _Ask, patience_s: float) -> None:
 def assemble(parts: Parts) -> Troupe:
     """The tree, in start order. It stops in reverse, after a drain: heartbeat and link last."""
     config, store, identity = parts.config, parts.store, parts.identity
-    declared = declaration_of(parts.groups)
+    declared = Declared(parts.groups)
     scheduling = (
         Scheduling(
             leader=Mailbox[LeaderInbox]("leader"),
@@ -135,8 +144,9 @@ def assemble(parts: Parts) -> Troupe:
     heartbeat = Mailbox[HeartbeatInbox]("heartbeat")
     consumer = Mailbox[ConsumerInbox]("consumer")
     threads = Threads(config.concurrent_tasks)
+    predecessor = Predecessor(config=config, store=store, name=identity.worker_id)
     draining = trio.Event()
-    tasks = {task.id: task for group in parts.groups for task in group.tasks}
+    tasks = {task.id: task for group in parts.groups for task in group.declared if not task.dynamic}
     functions = {
         (group.name, name): function for group in parts.groups for name, function in group.function_registry.items()
     }
@@ -146,7 +156,9 @@ def assemble(parts: Parts) -> Troupe:
             config=config,
             store=store,
             identity=identity,
-            declaration=declared,
+            declared=declared,
+            outbox=parts.outbox,
+            carry_out=parts.carry_out,
             started_ms=parts.started_ms,
             consumer=consumer,
             scheduling=scheduling,
@@ -157,7 +169,7 @@ def assemble(parts: Parts) -> Troupe:
             config=config,
             store=store,
             identity=identity,
-            digest=digest(declared.definitions, declared.functions),
+            declared=declared,
             snapshot=parts.snapshot,
             started_ms=parts.started_ms,
             consumer=consumer,
@@ -189,6 +201,7 @@ def assemble(parts: Parts) -> Troupe:
             reconciler=mail.reconciler,
             catalog=catalog,
             on_change=parts.on_leadership,
+            predecessor=predecessor,
             draining=draining.is_set(),
         )
 
@@ -208,6 +221,7 @@ def assemble(parts: Parts) -> Troupe:
     ]
     if scheduling is not None:
         children.append(_scheduling(config, store, scheduling, catalog, partial(make_leader, scheduling)))
+    children += parts.above
     # Each role finds its way from Redis alone, so one that fails takes nobody with it.
     spec = Supervisor("engine", Strategy.ONE_FOR_ONE, tuple(children))
     return Troupe(spec, scheduling.leader if scheduling else None, consumer, heartbeat, draining)
@@ -236,15 +250,4 @@ def _scheduling(
                 mail.reconciler,
             ),
         ),
-    )
-
-
-def declaration_of(groups: Iterable[TaskGroup]) -> Declaration:
-    """What a process with these groups declares."""
-    from engine.domain.names import task_id
-
-    found = list(groups)
-    return Declaration(
-        definitions=tuple(task.definition for group in found for task in group.tasks),
-        functions=tuple(task_id(group.name, name) for group in found for name in group.function_registry),
     )

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -22,9 +21,11 @@ from engine.app import EX_CONFIG, Engine, exit_code
 from engine.config import Config
 from engine.connect import open_store
 from engine.errors import ConfigError, TroupeError
+from engine.migration import Finding, import_predecessor
 from engine.runtime import render
 from engine.store.store import Store
-from engine.views import TaskView, WorkerView, read_tasks, read_workers
+from engine.version import VERSION
+from engine.views import TaskView, WorkerView, iso, read_tasks, read_workers
 
 __all__ = ["app", "main"]
 
@@ -34,7 +35,10 @@ STARTUP_TIMEOUT_S = 5.0
 OPTIONS = {"redis_url": "--redis-url", "redis_key_prefix": "--prefix", "embedded": "--embedded"}
 """The settings that have an option here; any other comes from the environment."""
 
-V = TypeVar("V", WorkerView, TaskView)
+EX_DATAERR = 65
+"""Of sysexits.h: some of what was there to take could not be taken."""
+
+V = TypeVar("V", WorkerView, TaskView, Finding)
 
 app = typer.Typer(
     name="troupe",
@@ -47,7 +51,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes it by position
     """Print the version, and nothing else."""
     if wanted:
-        typer.echo(f"troupe {version('troupe-engine')}")
+        typer.echo(f"troupe {VERSION}")
         raise typer.Exit
 
 
@@ -60,6 +64,15 @@ Prefix = Annotated[
 Embedded = Annotated[bool, typer.Option("--embedded", help="Look into this user's embedded Redis.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")]
 Version = Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")]
+Api = Annotated[
+    str | None,
+    typer.Option(
+        "--api",
+        metavar="ADDRESS:PORT",
+        help="Serve the HTTP API there, such as 127.0.0.1:8000. An address that other hosts reach needs "
+        "TROUPE_API_TOKEN.",
+    ),
+]
 LogLevel = Annotated[
     str,
     typer.Option(
@@ -76,6 +89,7 @@ def troupe(*, version: Version = False) -> None:
     Exit codes:
     0    done, or stopped gracefully
     2    bad arguments
+    65   something could not be taken over
     69   Redis was not reached
     70   the engine failed
     78   a person must act: on a setting, the module, the embedded Redis
@@ -86,6 +100,7 @@ def troupe(*, version: Version = False) -> None:
 @app.command("run")
 def run(
     target: Annotated[str, typer.Argument(metavar="MODULE:ENGINE", help="Where the engine is, such as app:engine.")],
+    api: Api = None,
     log_level: LogLevel = "INFO",
 ) -> None:
     """Run the engine until SIGINT or SIGTERM, then stop gracefully; a second signal stops at once.
@@ -93,9 +108,9 @@ def run(
     Exit codes:
     0    stopped gracefully
     2    bad arguments
-    69   Redis was not reached within startup_timeout
+    69   Redis was not reached within startup_timeout, or the address of the API is taken
     70   the engine failed
-    78   a person must act: on a setting, the module, the embedded Redis
+    78   a person must act: on a setting, the module, the embedded Redis, the address of the API
     128  and the signal's number, after a second signal
     """
     level = logging.getLevelNamesMapping().get(log_level.upper())
@@ -108,7 +123,7 @@ def run(
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
         logging.getLogger().setLevel(level)
-    find_engine(target).run()
+    find_engine(target).run(api=api)
 
 
 @app.command("tree")
@@ -123,7 +138,9 @@ def tree(
     69   Redis was not reached within five seconds
     78   a person must act: on a setting or the embedded Redis
     """
-    show(read_workers, worker_lines, given(redis_url, prefix, embedded=embedded), as_json=as_json)
+    show(
+        lambda store, _: read_workers(store), worker_lines, given(redis_url, prefix, embedded=embedded), as_json=as_json
+    )
 
 
 @app.command("tasks")
@@ -139,6 +156,45 @@ def tasks(
     78   a person must act: on a setting or the embedded Redis
     """
     show(read_tasks, task_lines, given(redis_url, prefix, embedded=embedded), as_json=as_json)
+
+
+@app.command("import")
+def take_over(
+    from_prefix: Annotated[str, typer.Option(help="redis_key_prefix of the application in fastapi-task-manager.")],
+    redis_url: RedisUrl = None,
+    prefix: Prefix = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")] = False,
+    embedded: Embedded = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take over from fastapi-task-manager, in the same database: tasks made at run time, and which tasks are disabled.
+
+    Start the application under Troupe once before this: whose flag it is, is known from what it declares.
+
+    Prints a line for everything that is there: whether it was taken, or why not. Nothing of the old keys is changed.
+    What is here already stays as it is, so this can be repeated. What was resumed or removed since comes back, though,
+    as long as the old keys are there. A disabled task is paused until somebody resumes it.
+
+    Exit codes:
+    0    all that there is was taken, or is here already
+    2    bad arguments
+    65   something could not be taken; the rest was
+    69   Redis was not reached within five seconds, or was lost; repeat it
+    78   a person must act: on a setting, the embedded Redis, or rights that do not suffice
+    """
+
+    async def read(store: Store, _: Config) -> list[Finding]:
+        return await import_predecessor(store, from_prefix, dry_run=dry_run)
+
+    found = show(
+        read,
+        partial(finding_lines, old_prefix=from_prefix, dry_run=dry_run),
+        given(redis_url, prefix, embedded=embedded),
+        as_json=as_json,
+    )
+    if any(finding.outcome == "not taken" for finding in found):
+        raise typer.Exit(EX_DATAERR)
 
 
 def find_engine(target: str) -> Engine:
@@ -191,12 +247,12 @@ def given(redis_url: str | None, prefix: str | None, *, embedded: bool) -> dict[
 
 
 def show(
-    read: Callable[[Store], Awaitable[list[V]]],
+    read: Callable[[Store, Config], Awaitable[list[V]]],
     lines: Callable[[list[V]], list[str]],
     settings: Mapping[str, Any],
     *,
     as_json: bool,
-) -> None:
+) -> list[V]:
     """Read something from Redis and print it."""
     # The one line that says why nothing can be shown says all; and whoever looks runs nothing that could go wrong.
     logging.getLogger("fastapi.task-manager").addHandler(logging.NullHandler())
@@ -208,12 +264,13 @@ def show(
     except TroupeError as error:
         fail(str(error), exit_code(error))
     typer.echo(json.dumps([one.to_dict() for one in found]) if as_json else "\n".join(lines(found)))
+    return found
 
 
-async def _read(read: Callable[[Store], Awaitable[list[V]]], config: Config) -> list[V]:
+async def _read(read: Callable[[Store, Config], Awaitable[list[V]]], config: Config) -> list[V]:
     async with open_store(config) as store:
         try:
-            return await read(store)
+            return await read(store, config)
         except TroupeError as error:  # out of here it would be in a group
             failure = error
     raise failure
@@ -252,22 +309,41 @@ def task_lines(found: list[TaskView]) -> list[str]:
     if not found:
         return ["no task is declared"]
     rows = [("TASK", "SCHEDULE", "NEXT RUN", "STATE", "LAST")]
-    for task in found:
-        states = ((task.running, "running"), (task.queued, "queued"), (task.waiting, "waiting to retry"))
+    for view in found:
+        task, ended = view.definition, view.last
+        states = ((view.running, "running"), (view.queued, "queued"), (view.waiting, "waiting to retry"))
         state = [f"{count} {word}" for count, word in states if count]
         zone = "" if task.timezone == "UTC" else f" {task.timezone}"
-        last = " ".join(filter(None, (task.last_verdict, task.last_reason and f"({task.last_reason})", task.last_slot)))
+        told = (ended.verdict, ended.reason and f"({ended.reason})", iso(ended.to_ms)) if ended else ()
         rows.append(
             (
                 f"{task.group}/{task.name}",
                 task.expression + zone,
-                task.next_run or "never",
-                "paused" if task.paused else ", ".join(state) or "idle",
-                last or "-",
+                iso(view.next_run_ms) or "never",
+                "paused" if view.pause else ", ".join(state) or "idle",
+                " ".join(filter(None, told)) or "-",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def finding_lines(found: list[Finding], *, old_prefix: str, dry_run: bool) -> list[str]:
+    """A line for each, and what to know about all of them."""
+    if not found:
+        return [f"nothing is under the prefix {old_prefix!r} of fastapi-task-manager"]
+    lines = []
+    for finding in found:
+        outcome = "would be taken" if dry_run and finding.outcome == "taken" else finding.outcome
+        task = f" as {finding.task}" if finding.task is not None and finding.outcome != "not taken" else ""
+        reason = f": {finding.reason}" if finding.reason else ""
+        source = finding.source if finding.source.isprintable() else repr(finding.source)
+        lines.append(f"{outcome:<14} {finding.kind:<10} {source}{task}{reason}")
+    if any(finding.kind == "flag" and finding.outcome == "taken" for finding in found):
+        lines.append("a flag ended by itself there, after five days unless set otherwise; a pause lasts until resumed")
+    if dry_run:
+        lines.append("nothing was changed: --dry-run")
+    return lines
 
 
 def main() -> None:

@@ -104,10 +104,21 @@ class Config(BaseSettings):
     retire_after: float = Field(default=600.0, ge=1, le=366 * _DAY, json_schema_extra={"unit": "s"})
     """How long a task that no live process declares stays scheduled."""
 
+    max_payload_bytes: int = Field(default=65_536, ge=256, le=16 * 1024 * 1024, json_schema_extra={"unit": "bytes"})
+    """How large a task made at run time may be, its arguments included, and a request of the HTTP API."""
+    unhealthy_status: int = Field(default=503, ge=200, le=599)
+    """The HTTP status of an unhealthy ``GET /health``. ``200`` is what fastapi-task-manager answers."""
+    api_token: SecretStr | None = None
+    """What requests to the HTTP API of a standalone engine must show (``Authorization: Bearer …``). No text made from a
+    Config shows it."""
+
     leader_heartbeat_interval: _Interval = 3.0
     """Between two renewals of the leader's lease, which lasts three of them."""
     leader_retry_interval: _Interval = 5.0
     """Between two attempts of a follower to lead, unless the lease it saw ends or the leader resigns before."""
+    wait_for_predecessor: bool = False
+    """``True`` schedules only when no worker of fastapi-task-manager leads under the same prefix any longer. Without
+    it, such a worker is reported, and both systems schedule."""
     reconciliation_interval: _Interval = 30.0
     """Between two searches for entries that a lost worker left behind."""
     running_heartbeat_interval: _Interval = 3.0

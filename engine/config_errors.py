@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from engine.errors import ConfigError
 
-_SECRET: Final = frozenset({"redis_password", "redis_url", "redis_host"})
+_SECRET: Final = frozenset({"redis_password", "redis_url", "redis_host", "api_token"})
 """Fields whose value may hold a password, so that errors do not show it."""
 
 _TYPES: Final = {

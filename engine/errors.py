@@ -83,6 +83,41 @@ class UnknownActor(TroupeError, LookupError):
         return f"no actor has the path {self.path!r}{hint}"
 
 
+class CannotCrash(TroupeError, RuntimeError):
+    """What was to be crashed is no actor that is up. Whoever wrote the test can act on it: ``reason`` says how."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(path, reason)
+
+    def __str__(self) -> str:
+        return f"{self.path!r} cannot be made to crash: {self.reason}"
+
+
+class Crashed(TroupeError):
+    """An actor failed because ``engine.testing.crash`` made it. Nothing is wrong with the actor at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(path)
+
+    def __str__(self) -> str:
+        return f"{self.path!r} was made to crash"
+
+
+class WhichEngine(TroupeError, LookupError):
+    """Nothing says which engine of this process is meant: none runs, or several do."""
+
+    def __init__(self, running: int) -> None:
+        self.running = running
+        super().__init__(running)
+
+    def __str__(self) -> str:
+        if self.running:
+            return f"{self.running} engines run in this process; say which: engine.crash(path, error)"
+        return "no engine runs that could be meant; start one that is not disabled, and call it before the engine ends"
+
+
 class MailboxFull(TroupeError):
     """The mailbox has no room: its actor is slower than its senders. Drop the message, or use ``send``."""
 
@@ -269,6 +304,88 @@ class GroupInUse(TaskDeclarationError):
     """An engine that has the group runs, and has read its declarations. Declare before it starts."""
 
 
+class NoSuchTask(TroupeError, LookupError):
+    """No task of the cluster is meant: ``match`` says what was asked for."""
+
+    def __init__(self, match: str) -> None:
+        self.match = match
+        super().__init__(match)
+
+    def __str__(self) -> str:
+        return f"no task matches {self.match}; GET /tasks and `troupe tasks` list those there are"
+
+
+class NoSuchGroup(TroupeError, LookupError):
+    """This process has no group of that name; ``known`` are those it has."""
+
+    def __init__(self, group: str, known: tuple[str, ...]) -> None:
+        self.group, self.known = group, known
+        super().__init__(group, known)
+
+    def __str__(self) -> str:
+        return f"no task group {self.group!r} in this process; it has {', '.join(self.known) or 'none'}"
+
+
+class StaticTask(TroupeError, RuntimeError):
+    """Code declares the task, so it cannot be removed at run time."""
+
+    def __init__(self, group: str, task: str) -> None:
+        self.group, self.task = group, task
+        super().__init__(group, task)
+
+    def __str__(self) -> str:
+        return f"task '{self.group}/{self.task}' is declared by code; disable it, or remove it there"
+
+
+class NameTaken(TroupeError, RuntimeError):
+    """There is a task of that name already. Nothing was changed."""
+
+    def __init__(self, group: str, task: str) -> None:
+        self.group, self.task = group, task
+        super().__init__(group, task)
+
+    def __str__(self) -> str:
+        return f"there is a task '{self.group}/{self.task}' already; give another name, or remove that one first"
+
+
+class NothingTriggered(TroupeError, RuntimeError):
+    """No run was queued. ``refused`` says why not, as (group, task, reason): disabled, overlap, queue full."""
+
+    def __init__(self, refused: list[tuple[str, str, str]]) -> None:
+        self.refused = refused
+        super().__init__(refused)
+
+    def __str__(self) -> str:
+        named = [f"{group}/{task} ({reason})" for group, task, reason in self.refused]
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        what = "; enable it first, or force the trigger" if any(r == "disabled" for *_, r in self.refused) else ""
+        return f"nothing was triggered: {', '.join(named[:3])}{more}{what}"
+
+
+class PayloadTooLarge(TroupeError, ValueError):
+    """A task's definition is larger than ``max_payload_bytes``. Keep large data elsewhere, and pass where it is."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        self.what, self.size_bytes, self.limit_bytes = what, size_bytes, limit_bytes
+        super().__init__(what, size_bytes, limit_bytes)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} takes {self.size_bytes:,} bytes; at most {self.limit_bytes:,} (max_payload_bytes) are taken"
+        )
+
+
+class RedisKeyBroken(TroupeError):
+    """A key that Troupe needs for this has another type or content than it gave it: somebody else wrote there."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(what, reason)
+
+    def __str__(self) -> str:
+        return f"{self.what}: a key of it in Redis is broken: {self.reason}"
+
+
 class FunctionNotRegistered(TaskDeclarationError):
     """A dynamic task names a function that its group does not know. ``register_function`` makes it known."""
 
@@ -317,6 +434,19 @@ class HostGone(TroupeError):
         return f"the run goes back: {self.reason}"
 
 
+class WrongLoop(TroupeError, RuntimeError):
+    """A task calls asyncio, and its application is served on trio's loop. ``__cause__`` is what came of that.
+
+    Whoever wrote the task, or chose the server, can act on it.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "this task calls asyncio, and the server of this application runs trio (as hypercorn does with its trio "
+            "worker): use anyio in the task, or serve the application with an asyncio worker"
+        )
+
+
 class ConfigWarning(UserWarning):
     """A setting is valid and probably not what was meant."""
 
@@ -341,6 +471,45 @@ class EngineStateError(TroupeError, RuntimeError):
 
     def __str__(self) -> str:
         return f"Engine.{self.operation}: {self.reason}"
+
+
+class ApiRefused(TroupeError, ValueError):
+    """The HTTP API cannot be served at the address that was given for it. Raised before anything starts.
+
+    The person who deploys can act on it: ``reason`` says what to give instead.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(address, reason)
+
+    def __str__(self) -> str:
+        return f"api {self.address!r}: {self.reason}"
+
+
+class ApiUnavailable(TroupeError):
+    """The address of the HTTP API cannot be had: another process has it, or it is no address of this host, yet."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(address, reason)
+
+    def __str__(self) -> str:
+        return f"the HTTP API cannot listen at {self.address}: {self.reason}"
+
+
+class ServiceNotFound(TroupeError, LookupError):
+    """Nothing that is installed gives a service that was asked for. Whoever installs can act on it."""
+
+    def __init__(self, service: str, reason: str) -> None:
+        self.service, self.reason = service, reason
+        super().__init__(service, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"the service {self.service!r} is not there: {self.reason}. Install troupe-engine anew, and look for a "
+            "package of your own that has the name of one of its packages: engine, actors or integrations"
+        )
 
 
 class RedisUnreachable(TroupeError):

@@ -7,25 +7,38 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, final
 
-import trio
-
 from actors.catalog import Reading
-from engine.errors import RedisUnavailable, TreeFormatError
+from actors.ending import retry_policy
+from engine.domain.names import task_id
+from engine.domain.retry import retry_delay_s
+from engine.errors import TreeFormatError
 from engine.runtime import Node
+from engine.store.session import Broken
+from engine.store.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from actors.messages import CatalogRead
     from engine.config import Config
     from engine.domain.task import Definition
-    from engine.store.catalog import Pause
-    from engine.store.ledger import LedgerEntry
+    from engine.store.catalog import Contents, DeclaredSet, Pause
+    from engine.store.leases import Presence
+    from engine.store.ledger import Cleared, LedgerEntry
+    from engine.store.presence import Account
     from engine.store.store import Store
 
-__all__ = ["AttemptView", "TaskView", "WorkerView", "read_statistics", "read_tasks", "read_workers"]
-
-BATCH = 500
-"""Tasks that are asked about at once."""
+__all__ = [
+    "AttemptView",
+    "Look",
+    "PauseView",
+    "TaskView",
+    "WorkerView",
+    "iso",
+    "read_statistics",
+    "read_tasks",
+    "read_workers",
+]
 
 
 @final
@@ -34,11 +47,29 @@ class WorkerView:
     """One worker, as it last said. A worker of another version may say less than this one understands."""
 
     worker_id: str
+    key: str
+    """What Redis calls it."""
+
+    host: str
+    pid: int
+    version: str
+    """Of Troupe; empty when it does not say."""
+
+    started_ms: int
+    """By its own clock."""
+
     leader: bool
     draining: bool
     seen_s_ago: float
+    concurrent_tasks: int
     running: int | None
     """None when it does not say."""
+
+    runs: Sequence[str]
+    """Ids of runs in progress; of very many the first."""
+
+    functions: Sequence[str]
+    """``group/function``, each percent-encoded, of those that dynamic tasks can use here."""
 
     tree: Node | None
     """None when it cannot be read; ``note`` then says why."""
@@ -60,37 +91,69 @@ class WorkerView:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PauseView:
+    """Why a task does not run. Older pauses may not say who and why."""
+
+    who: str | None
+    why: str | None
+    since_ms: int | None
+    until_ms: int | None
+    """None: until it is resumed."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class TaskView:
-    """One task: what it is, when it runs next, and how it ended last."""
+    """One task: what it is, when it runs next, and how it ended last. Instants are Redis time, ms."""
 
-    group: str
-    name: str
-    expression: str
-    timezone: str
-    dynamic: bool
-    next_run: str | None
-    """UTC, ISO 8601; None when it never runs again."""
+    definition: Definition
+    next_run_ms: int | None
+    """None when it never runs again."""
 
-    paused: bool
+    pause: PauseView | None
     queued: int
     running: int
     waiting: int
-    last_verdict: str | None
-    last_reason: str | None
-    last_slot: str | None
+    retry_after_ms: int | None
+    """When the first of the retries that wait is due."""
+
+    retry_delay_s: float | None
+    """How long that one waits in all."""
+
+    last: LedgerEntry | None
+    orphan: bool
+    """No live worker has the function that it runs."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        task, last = self.definition, self.last
+        return {
+            "group": task.group,
+            "name": task.name,
+            "expression": task.expression,
+            "timezone": task.timezone,
+            "dynamic": task.dynamic,
+            "next_run": iso(self.next_run_ms),
+            "paused": self.pause is not None,
+            "queued": self.queued,
+            "running": self.running,
+            "waiting": self.waiting,
+            "last_verdict": last.verdict if last else None,
+            "last_reason": (last.reason or None) if last else None,
+            "last_slot": iso(last.to_ms) if last else None,
+        }
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt of a run that has its verdict."""
+    """One attempt that has ended."""
 
     started_at: str | None
     """UTC, ISO 8601, with milliseconds; None when its worker was lost, and what it knew with it."""
+
+    at_ms: int
+    """When it started, Redis time; of a lost attempt, when it was found lost."""
 
     duration_s: float | None
     """None as above."""
@@ -109,65 +172,122 @@ class AttemptView:
         return asdict(self)
 
 
-async def read_workers(store: Store) -> list[WorkerView]:
+@final
+class Look:
+    """What was read of a catalog and is kept: a declaration never changes, so that reading again costs little."""
+
+    def __init__(self) -> None:
+        self._reading = Reading()
+        self._sets: Mapping[str, DeclaredSet] = {}
+
+    async def at(self, store: Store) -> tuple[CatalogRead, Contents]:
+        """The catalog as it is now. Raises RedisUnavailable."""
+        contents = await store.catalog.contents(self._sets)
+        self._sets = {found.digest: found for found in contents.sets}
+        return await self._reading.read(contents), contents
+
+
+async def read_workers(store: Store, look: Look | None = None) -> list[WorkerView]:
     """Every worker that is present, the last seen first. Raises RedisUnavailable."""
     now_ms = await store.leases.redis_ms()
     leader = await store.election.leader()
-    views = []
-    for presence in await store.leases.workers():
-        said = presence.account()
-        tree = note = None
-        try:
-            tree = Node.from_dict(said.tree)
-        except TreeFormatError as error:
-            note = f"another version of Troupe may have written this: {error}"
-        views.append(
-            WorkerView(
-                worker_id=said.worker_id or presence.worker,
-                leader=presence.worker == leader,
-                draining=presence.draining,
-                seen_s_ago=max(0, now_ms - presence.seen_ms) / 1000,
-                running=said.running,
-                tree=tree,
-                note=note,
-            )
-        )
-    return views
+    catalog, _ = await (look or Look()).at(store)
+    return [
+        _worker(presence, now_ms, catalog, leads=presence.worker == leader) for presence in await store.leases.workers()
+    ]
 
 
-async def read_tasks(store: Store) -> list[TaskView]:
-    """Every task that exists, by group and name. Raises RedisUnavailable."""
-    contents = await store.catalog.contents()
+def _worker(presence: Presence, now_ms: int, catalog: CatalogRead, *, leads: bool) -> WorkerView:
+    said = presence.account()
+    tree = note = None
+    try:
+        tree = Node.from_dict(said.tree)
+    except TreeFormatError as error:
+        note = f"another version of Troupe may have written this: {error}"
+    return WorkerView(
+        worker_id=said.worker_id or presence.worker,
+        key=presence.worker,
+        host=said.host,
+        pid=said.pid,
+        version=said.version,
+        started_ms=said.started_ms,
+        leader=leads,
+        draining=presence.draining,
+        seen_s_ago=max(0, now_ms - presence.seen_ms) / 1000,
+        concurrent_tasks=said.concurrent_tasks,
+        running=said.running,
+        runs=said.runs,
+        functions=sorted(catalog.functions.get(said.digest, ())),
+        tree=tree,
+        note=note,
+    )
+
+
+async def read_tasks(
+    store: Store,
+    config: Config,
+    *,
+    admits: Callable[[Definition], bool] = lambda _: True,
+    look: Look | None = None,
+) -> list[TaskView]:
+    """The tasks that exist and are admitted, by group and name. Raises RedisUnavailable.
+
+    Args:
+        store: where to look.
+        config: for what tasks inherit.
+        admits: which tasks are meant.
+        look: what was read of the catalog before.
+    """
+    catalog, contents = await (look or Look()).at(store)
+    tasks = sorted(filter(admits, catalog.tasks.values()), key=lambda task: (task.group, task.name))
+    if not tasks:
+        return []
     now_ms = await store.leases.redis_ms()
     due = await store.timetable.tasks()
-    tasks = sorted((await Reading().read(contents)).tasks.values(), key=lambda task: (task.group, task.name))
-    views: dict[str, TaskView] = {}
-    failure: RedisUnavailable | None = None
+    known = _Known.of(catalog, [presence.account() for presence in await store.leases.workers()])
+    surveys = await store.runs.survey([task.id for task in tasks])
+    return [
+        _view(
+            task,
+            due.get(task.id),
+            _pause(contents.paused.get(task.id), now_ms),
+            Survey({}, (), None) if isinstance(survey, Broken) else survey,
+            config,
+            orphan=not known.can_run(task),
+        )
+        for task, survey in zip(tasks, surveys, strict=True)
+    ]
 
-    async def read(task: Definition) -> None:
-        nonlocal failure
-        try:
-            live = await store.runs.live(task.id)
-            newest = await store.ledger.newest(task.id, count=1)
-        except RedisUnavailable as error:  # out of here it would be in a group
-            failure = error
-            return
-        pause = contents.paused.get(task.id)
-        views[task.id] = _view(task, due.get(task.id), live, newest, is_paused=_in_force(pause, now_ms))
 
-    for start in range(0, len(tasks), BATCH):
-        async with trio.open_nursery() as nursery:
-            for task in tasks[start : start + BATCH]:
-                nursery.start_soon(read, task)
-        if failure is not None:
-            raise failure
-    return [views[task.id] for task in tasks]
+@final
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What live workers can run."""
+
+    tasks: frozenset[str]
+    functions: frozenset[str]
+
+    @classmethod
+    def of(cls, catalog: CatalogRead, live: Sequence[Account]) -> _Known:
+        digests = {digest for said in live for digest in (said.digest, said.extras)}
+        nothing: frozenset[str] = frozenset()
+        return cls(
+            nothing.union(*(catalog.sets.get(digest, nothing) for digest in digests)),
+            nothing.union(*(catalog.functions.get(digest, nothing) for digest in digests)),
+        )
+
+    def can_run(self, task: Definition) -> bool:
+        """A task of code runs by its own function, registered or not; any other by the registered one."""
+        if not task.dynamic and task.id in self.tasks:
+            return True
+        return task_id(task.group, task.function) in self.functions
 
 
 async def read_statistics(store: Store, task_id: str, config: Config) -> list[AttemptView]:
-    """The attempts of a task that started, the newest first: a view of its ledger. Raises RedisUnavailable.
+    """The attempts of a task that have started and ended, the newest first. Raises RedisUnavailable.
 
-    Slots that did not run are no part of it, nor are attempts of runs that still have no verdict.
+    A view of its ledger, and of the runs that have no verdict yet. Slots that did not run are no part of it, nor is
+    what was cleared.
 
     Args:
         store: where to look.
@@ -176,35 +296,52 @@ async def read_statistics(store: Store, task_id: str, config: Config) -> list[At
             ``statistics_redis_expiration`` how far back they reach; a lost attempt counts from when it was found lost.
     """
     oldest_ms = await store.leases.redis_ms() - config.statistics_redis_expiration * 1000
+    cleared = await store.ledger.cleared(task_id)
+    stories = await store.runs.stories(task_id)
     history_runs = count = config.statistics_history_runs
     while True:
         entries = await store.ledger.newest(task_id, count=count)
-        found = [told for entry in entries for told in _attempts(entry) if told[0] >= oldest_ms]
+        shown = [entry for entry in entries if cleared is None or not cleared.hides(entry.entry_id)]
+        ended = {entry.run_id for entry in entries}  # between the two looks, some of the others too
+        told = [(entry.story, entry.attempt) for entry in shown]
+        told += [(run.story, run.attempt) for run in stories if run.run_id not in ended]
+        found = [
+            attempt
+            for story, last in told
+            for attempt in _attempts(story, last)
+            if attempt.at_ms >= oldest_ms and not _ended_before(attempt, cleared)
+        ]
         # No attempt is younger than its verdict, so behind a verdict that is too old there is nothing.
-        if len(found) >= history_runs or len(entries) < count or _written_ms(entries[-1]) < oldest_ms:
+        over = len(shown) < count or _written_ms(entries[-1]) < oldest_ms
+        if over or len(found) >= history_runs:
             break
         count *= 2  # slots that did not run took the place of some that did
-    found.sort(key=lambda told: told[0], reverse=True)
-    return [attempt for _, attempt in found[:history_runs]]
+    return sorted(found, key=lambda attempt: attempt.at_ms, reverse=True)[:history_runs]
 
 
-def _attempts(entry: LedgerEntry) -> list[tuple[int, AttemptView]]:
-    """The attempts of one run, the newest first, each with its instant (ms) for the order."""
-    found: list[tuple[int, AttemptView]] = []
-    attempt = entry.attempt
-    for line in map(json.loads, reversed(entry.story)):
+def _attempts(story: Iterable[str], last: int) -> list[AttemptView]:
+    """The attempts of one run, the newest first; ``last`` is the number of the last one."""
+    found: list[AttemptView] = []
+    attempt = last
+    for line in map(json.loads, reversed(tuple(story))):
         attempt = line.get("attempt", attempt)  # a lost attempt has the number of the one that followed it
         started_ms = line.get("started_ms")
-        view = AttemptView(
-            started_at=_instant(started_ms, timespec="milliseconds"),
-            duration_s=line.get("duration_s"),
-            outcome=line["outcome"],
-            attempt=attempt,
-            worker=line.get("worker"),
-            error=line.get("error") or None,
+        found.append(
+            AttemptView(
+                started_at=iso(started_ms, timespec="milliseconds"),
+                at_ms=line["seen_ms"] if started_ms is None else started_ms,
+                duration_s=line.get("duration_s"),
+                outcome=line["outcome"],
+                attempt=attempt,
+                worker=line.get("worker"),
+                error=line.get("error") or None,
+            )
         )
-        found.append((line["seen_ms"] if started_ms is None else started_ms, view))
     return found
+
+
+def _ended_before(attempt: AttemptView, cleared: Cleared | None) -> bool:
+    return cleared is not None and attempt.at_ms + (attempt.duration_s or 0) * 1000 < cleared.at_ms
 
 
 def _written_ms(entry: LedgerEntry) -> int:
@@ -212,32 +349,42 @@ def _written_ms(entry: LedgerEntry) -> int:
 
 
 def _view(
-    task: Definition, due_ms: int | None, live: Mapping[str, str], newest: list[LedgerEntry], *, is_paused: bool
+    task: Definition, due_ms: int | None, pause: PauseView | None, survey: Survey, config: Config, *, orphan: bool
 ) -> TaskView:
-    states = list(live.values())
-    last = newest[0] if newest else None
+    states = list(survey.live.values())
+    retry = min(survey.waiting, key=lambda waiting: waiting.due_ms, default=None)
     return TaskView(
-        group=task.group,
-        name=task.name,
-        expression=task.expression,
-        timezone=task.timezone,
-        dynamic=task.dynamic,
-        next_run=_instant(due_ms),
-        paused=is_paused,
+        definition=task,
+        next_run_ms=due_ms,
+        pause=pause,
         queued=states.count("queued") + states.count("parked"),
         running=states.count("running"),
         waiting=states.count("waiting"),
-        last_verdict=last.verdict if last else None,
-        last_reason=(last.reason or None) if last else None,
-        last_slot=_instant(last.to_ms) if last else None,
+        retry_after_ms=retry.due_ms if retry else None,
+        retry_delay_s=_delay_s(task, config, failures=retry.attempt - 1) if retry else None,
+        last=survey.last,
+        orphan=orphan,
     )
 
 
-def _in_force(pause: Pause | None, now_ms: int) -> bool:
-    return pause is not None and (pause.until_ms is None or pause.until_ms > now_ms)
+def _delay_s(task: Definition, config: Config, *, failures: int) -> float:
+    policy = retry_policy(task, config)
+    return retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier)
 
 
-def _instant(ms: int | None, *, timespec: str = "seconds") -> str | None:
+def _pause(pause: Pause | None, now_ms: int) -> PauseView | None:
+    if pause is None or (pause.until_ms is not None and pause.until_ms <= now_ms):
+        return None
+    try:
+        said = json.loads(pause.details)
+    except ValueError:
+        said = None
+    said = said if isinstance(said, dict) else {}
+    return PauseView(said.get("who"), said.get("why"), said.get("since_ms"), pause.until_ms)
+
+
+def iso(ms: int | None, *, timespec: str = "seconds") -> str | None:
+    """UTC, ISO 8601 with Z."""
     if ms is None:
         return None
     return datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=None).isoformat(timespec=timespec) + "Z"

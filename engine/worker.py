@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -12,17 +13,20 @@ from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.connect import link_to
 from engine.errors import RedisUnreachable, RestartLimitExceeded
+from engine.keeping import carry_out
+from engine.management import Management
 from engine.runtime import State, Supervision
 from engine.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from actors.declared import Outbox
     from actors.running import Host
     from engine.config import Config
     from engine.connect import Place
     from engine.domain.group import TaskGroup
-    from engine.runtime import Environment
+    from engine.runtime import Child, Environment
 
 __all__ = ["Health", "Worker"]
 
@@ -45,6 +49,9 @@ class Health:
     down: tuple[str, ...]
     """Paths of the actors and supervisors that are not running."""
 
+    draining: bool
+    """It stops, and takes no work."""
+
 
 @final
 class Worker:
@@ -57,7 +64,9 @@ class Worker:
         groups: Sequence[TaskGroup],
         place: Place,
         environment: Environment,
+        outbox: Outbox,
         host: Host | None = None,
+        above: Sequence[Child] = (),
         startup_timeout_s: float,
     ) -> None:
         self._config, self._place, self._startup_timeout_s = config, place, startup_timeout_s
@@ -69,18 +78,23 @@ class Worker:
 
         self.identity = Identity.make(config.worker_service_name, environment.new_id())
         self.link = link_to(place.address, config, name=f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}")
+        store = Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
+        self.management = Management(store, config, lambda: groups)
         self._troupe = assemble(
             Parts(
                 config=config,
-                store=Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length),
+                store=store,
                 identity=self.identity,
                 groups=groups,
                 services=(*place.services, self.link.run),
                 redis_label=place.label,
                 snapshot=lambda: self.supervision.snapshot().to_dict(),
                 started_ms=round(self.started_at_s * 1000),
+                outbox=outbox,
+                carry_out=partial(carry_out, management=self.management, who=self.identity.worker_id),
                 on_leadership=self._note_leadership,
                 host=host,
+                above=above,
             )
         )
         self.supervision = Supervision(self._troupe.spec, environment)
@@ -138,7 +152,13 @@ class Worker:
         """How this worker is. Only in the thread in which it runs."""
         nodes = self.supervision.snapshot().walk()
         down = tuple(node.path for node in nodes if node.state is not State.RUNNING)
-        return Health(redis_connected=self.link.is_up(), leads=self.leads, store=self._place.label, down=down)
+        return Health(
+            redis_connected=self.link.is_up(),
+            leads=self.leads,
+            store=self._place.label,
+            down=down,
+            draining=self._troupe.draining.is_set(),
+        )
 
     def _note_leadership(self, leads: bool) -> None:  # noqa: FBT001  # a callback of one word
         self.leads = leads

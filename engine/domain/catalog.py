@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, final
@@ -81,17 +81,22 @@ def parse_page(text: str | bytes) -> Page:
 
 
 def merge(
-    sets: Mapping[str, tuple[int, Mapping[str, Definition]]], dynamic: Mapping[str, Definition]
+    sets: Mapping[str, tuple[int, Mapping[str, Definition]]],
+    dynamic: Mapping[str, Definition],
+    withdrawn: Container[str] = (),
 ) -> dict[str, Definition]:
-    """Every task by id, of ``sets`` (digest → first seen in ms, definitions by id) and of the dynamic tasks.
+    """Every task by id, of ``sets`` (digest → first seen in ms, definitions by id) and of the tasks kept in Redis.
 
     A task in several sets is as the set first seen latest says, so a restart of an old version reverts
-    nothing; of sets first seen in the same millisecond, the greater digest wins. Code wins over a dynamic
-    task of the same name.
+    nothing; of sets first seen in the same millisecond, the greater digest wins. Of the same name, code wins over a
+    task kept in Redis, and that over one that processes declare as dynamic, which may be withdrawn, too.
     """
-    merged = dict(dynamic)
+    declared: dict[str, Definition] = {}
     for _, (_, definitions) in sorted(sets.items(), key=lambda item: (item[1][0], item[0])):
-        merged.update(definitions)
+        declared.update(definitions)
+    merged = {task_id: task for task_id, task in declared.items() if task.dynamic and task_id not in withdrawn}
+    merged.update(dynamic)
+    merged.update({task_id: task for task_id, task in declared.items() if not task.dynamic})
     return merged
 
 

@@ -7,17 +7,20 @@ Flags may be given by position, as in fastapi-task-manager, whose signatures the
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any, Final, TypeVar, final, overload
+from typing import Any, Final, TypedDict, TypeVar, Unpack, final, overload
 
 from engine.domain.canonical import canonical_json
+from engine.domain.dynamic import DynamicTasks, Keeper, Made, Redeclared, Removed
 from engine.domain.functions import function_name, is_generator
 from engine.domain.names import validate_name
 from engine.domain.task import Definition, Task, check_setting, encode_kwargs
 from engine.errors import (
     DuplicateTask,
+    EngineStateError,
     FunctionAlreadyRegistered,
     FunctionNotRegistered,
     GroupInUse,
@@ -27,15 +30,33 @@ from engine.errors import (
     UnknownTask,
 )
 
+log = logging.getLogger("fastapi.task-manager.group")
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _LAMBDA: Final = "<lambda>"
+
+
+class DynamicOptions(TypedDict, total=False):
+    """What else can be said of a dynamic task, as in ``TaskGroup.add_dynamic_task``."""
+
+    name: str | None
+    description: str | None
+    high_priority: bool
+    tags: Sequence[str] | None
+    retry_backoff: float | None
+    retry_backoff_max: float | None
+    allow_parallel: bool | None
+    timezone: str
+    max_retries: int | None
+    timeout: float | None
+    run_on_first_start: bool
 
 
 @final
 class TaskGroup:
     """A named set of tasks. Each has its ``tags``, and inherits ``allow_parallel`` and ``max_retries``.
 
-    Declare before the engine starts: while it runs, the group refuses to change. Every error is raised by the
+    Declare before the engine starts: while it runs, only dynamic tasks come and go. Every error is raised by the
     declaration, which then adds nothing.
     """
 
@@ -58,10 +79,11 @@ class TaskGroup:
         self._max_retries = max_retries
         self._tasks: dict[str, Task] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._engines = 0
+        self._dynamic = DynamicTasks()
+        self._keepers: list[Keeper] = []
 
     def __repr__(self) -> str:
-        return f"<TaskGroup {self._name!r}: {len(self._tasks)} tasks, {len(self._functions)} functions>"
+        return f"<TaskGroup {self._name!r}: {len(self.tasks)} tasks, {len(self._functions)} functions>"
 
     @property
     def name(self) -> str:
@@ -85,7 +107,12 @@ class TaskGroup:
 
     @property
     def tasks(self) -> list[Task]:
-        """A copy, in the order of declaration."""
+        """A copy, in the order of declaration; while an engine runs, with the dynamic tasks of the whole cluster."""
+        return list(self._dynamic.beside(self._tasks).values())
+
+    @property
+    def declared(self) -> list[Task]:
+        """A copy of those that this process declares, in the order of declaration."""
         return list(self._tasks.values())
 
     @property
@@ -94,13 +121,32 @@ class TaskGroup:
         return dict(self._functions)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Refuse to change during the block. An engine does this while it runs; several may at once."""
-        self._engines += 1
+    def in_use(self, keeper: Keeper) -> Iterator[None]:
+        """Have dynamic tasks go to a running engine during the block, and refuse other changes. Several may at once."""
+        self._keepers = [*self._keepers, keeper]
         try:
             yield
         finally:
-            self._engines -= 1
+            self._keepers = [one for one in self._keepers if one is not keeper]
+            if not self._keepers:
+                self._dynamic = DynamicTasks()
+
+    def hear(self, dynamic: Iterable[Definition], withdrawn: Iterable[str]) -> None:
+        """The dynamic tasks that the cluster has in this group, and the names of those that were removed from it."""
+        known = self._functions
+        kept = {one.name: Task(one, known[one.function]) for one in dynamic if one.function in known}
+        self._dynamic.hear(kept, frozenset(withdrawn))
+
+    def settle(self, task: Task, *, made: bool) -> None:
+        """What became of a task that was asked for: it is kept in Redis, or was refused."""
+        if made:
+            self._dynamic.adopt(task)
+        else:
+            self._dynamic.refuse(task)
+
+    def drop(self, task_name: str) -> None:
+        """A dynamic task was removed from everywhere."""
+        self._dynamic.drop(task_name)
 
     @overload
     def register_function(self, function: _Function, *, name: str | None = None) -> _Function: ...
@@ -220,33 +266,31 @@ class TaskGroup:
         max_retries: int | None = None,
         timeout: float | None = None,
         run_on_first_start: bool = False,
+        persist: bool = True,
     ) -> Task:
-        """Make a task from a registered function, before the engine starts.
+        """Make a task from a registered function. Never waits for Redis; from any thread.
 
         Without a name it is ``<function>-<8 hex digits>`` of its kwargs, cron and zone: the same everywhere.
+        Just the same task again is no error, and changes nothing.
+
+        Before the engine starts it declares, as code does: the task lasts as long as a live worker declares it, and
+        is kept nowhere. While the engine runs the task is kept in Redis for every process, until somebody removes it;
+        with ``persist=False`` it is declared then too. If the name turns out to be taken, the log says so
+        (ERROR), and the task is gone from here: ``create_task`` waits for the answer.
 
         Raises:
             FunctionNotRegistered: (a RuntimeError) the group does not know ``function_name``.
-            DuplicateTask: (a RuntimeError) the group has a task of that name.
-            TaskDeclarationError, TaskTypeError, GroupInUse: as ``add_task``.
+            DuplicateTask: (a RuntimeError) the group has another task of that name.
+            TaskDeclarationError, TaskTypeError: as ``add_task``.
         """
-        self._refuse_change(function_name if name is None else name)
-        registered = self._functions.get(function_name)
-        if registered is None:
-            known = ", ".join(sorted(self._functions)) or "none"
-            label = f"{self._name}/{function_name if name is None else name}"
-            reason = f"{function_name!r} is not registered in group {self._name!r}; it knows {known}"
-            raise FunctionNotRegistered(label, "function_name", reason)
-        arguments = {} if kwargs is None else kwargs
-        task = self._task(
-            registered,
-            name=self._dynamic_name(function_name, cron_expression, timezone, arguments) if name is None else name,
-            function=function_name,
-            expression=cron_expression,
-            kwargs=arguments,
-            tags=tags,
+        task = self.prepare(
+            function_name,
+            cron_expression,
+            kwargs,
+            name=name,
             description=description,
             high_priority=high_priority,
+            tags=tags,
             retry_backoff=retry_backoff,
             retry_backoff_max=retry_backoff_max,
             allow_parallel=allow_parallel,
@@ -254,27 +298,121 @@ class TaskGroup:
             max_retries=max_retries,
             timeout=timeout,
             run_on_first_start=run_on_first_start,
-            dynamic=True,
         )
-        self._refuse_duplicates([task])
-        self._tasks[task.name] = task
+        if (same := self._same(task)) is not None:
+            return same
+        if not self._keepers:
+            self._tasks[task.name] = task
+        elif persist:
+            self._dynamic.ask(task)
+            for keeper in self._keepers:
+                keeper.post(Made(task))
+        else:
+            self._tasks = {**self._tasks, task.name: task}
+            for keeper in self._keepers:
+                keeper.post(Redeclared(task))
+        log.info("Dynamic task '%s' added to group '%s'", task.name, self._name)
+        return task
+
+    async def create_task(
+        self,
+        function_name: str,
+        cron_expression: str,
+        kwargs: dict[str, Any] | None = None,
+        **options: Unpack[DynamicOptions],
+    ) -> Task:
+        """Make a task from a registered function, and keep it in Redis for every process, until somebody removes it.
+
+        On the loop of the application around the running engine, or in the engine's own trio run. When it returns,
+        Redis has the task; every process knows it moments later. Cancelled, it may have been made.
+
+        Raises:
+            NameTaken: (a RuntimeError) the cluster has a task of that name.
+            PayloadTooLarge: it is larger than ``max_payload_bytes``.
+            EngineStateError: (a RuntimeError) no engine with this group runs here.
+            RedisUnavailable: no answer; it may have been made.
+            FunctionNotRegistered, TaskDeclarationError, TaskTypeError: as ``add_dynamic_task``.
+        """
+        task = self.prepare(function_name, cron_expression, kwargs, **options)
+        for keeper in self._running("create_task"):
+            await keeper.create(task)
         return task
 
     def remove_dynamic_task(self, task_name: str) -> Task:
-        """Remove a dynamic task and return it.
+        """Remove a dynamic task from here and, while an engine runs, from every process. Never waits for Redis.
 
         Raises:
             UnknownTask: (a RuntimeError) there is none of that name, or it is declared by code.
-            GroupInUse: (a RuntimeError) an engine with this group runs.
         """
-        self._refuse_change(task_name)
-        task = self._tasks.get(task_name)
+        task = {task.name: task for task in self.tasks}.get(task_name)
         label = f"{self._name}/{task_name}"
         if task is None:
             raise UnknownTask(label, "name", "not found in its group")
         if not task.dynamic:
             raise UnknownTask(label, "name", "declared by code; remove it there, or pause it")
-        return self._tasks.pop(task_name)
+        if self._keepers:
+            self._dynamic.leave(task_name)
+        self._tasks = {name: one for name, one in self._tasks.items() if name != task_name}
+        for keeper in self._keepers:
+            keeper.post(Removed(task))
+        log.info("Dynamic task '%s' removed from group '%s'", task_name, self._name)
+        return task
+
+    async def remove_task(self, task_name: str) -> None:
+        """Remove a dynamic task from every process, with all that is known of it. Where: as ``create_task``.
+
+        Also one that only other processes know. Runs in progress go on, and leave no verdict.
+
+        Raises:
+            NoSuchTask: the cluster has none of that name.
+            StaticTask: (a RuntimeError) code declares it.
+            EngineStateError: (a RuntimeError) no engine with this group runs here.
+            RedisUnavailable: no answer; it may have been removed.
+        """
+        for keeper in self._running("remove_task"):
+            await keeper.remove(self._name, task_name)
+
+    def prepare(
+        self,
+        function_name: str,
+        cron_expression: str,
+        kwargs: dict[str, Any] | None = None,
+        **options: Unpack[DynamicOptions],
+    ) -> Task:
+        """A dynamic task, checked and not added anywhere. Raises what ``add_dynamic_task`` raises but DuplicateTask."""
+        settings: dict[str, Any] = {"timezone": "UTC", **options}
+        given = settings.pop("name", None)
+        registered = self._functions.get(function_name)
+        if registered is None:
+            known = ", ".join(sorted(self._functions)) or "none"
+            label = f"{self._name}/{function_name if given is None else given}"
+            reason = f"{function_name!r} is not registered in group {self._name!r}; it knows {known}"
+            raise FunctionNotRegistered(label, "function_name", reason)
+        arguments = {} if kwargs is None else kwargs
+        zone = settings["timezone"]
+        return self._task(
+            registered,
+            name=self._dynamic_name(function_name, cron_expression, zone, arguments) if given is None else given,
+            function=function_name,
+            expression=cron_expression,
+            kwargs=arguments,
+            dynamic=True,
+            **settings,
+        )
+
+    def _same(self, task: Task) -> Task | None:
+        """The very task, if the group has it. Raises DuplicateTask if it has another of that name."""
+        standing = {one.name: one for one in self.tasks}.get(task.name)
+        if standing is None or standing.definition == task.definition:
+            return standing
+        label = f"{self._name}/{task.name}"
+        raise DuplicateTask(label, "name", "is another task of its group; give another name=, or remove that one first")
+
+    def _running(self, operation: str) -> list[Keeper]:
+        if not self._keepers:
+            reason = f"no engine with group {self._name!r} runs here; before the start use add_dynamic_task"
+            raise EngineStateError(operation, reason)
+        return self._keepers
 
     def _task(
         self,
@@ -283,9 +421,9 @@ class TaskGroup:
         name: str,
         function: str,
         kwargs: dict[str, Any],
-        tags: Sequence[str] | None,
-        allow_parallel: bool | None,
-        max_retries: int | None,
+        tags: Sequence[str] | None = None,
+        allow_parallel: bool | None = None,
+        max_retries: int | None = None,
         **rest: Any,
     ) -> Task:
         label = f"{self._name}/{name}"
@@ -332,7 +470,7 @@ class TaskGroup:
             taken.add(task.name)
 
     def _refuse_change(self, name: str) -> None:
-        if self._engines:
+        if self._keepers:
             reason = "cannot change while an engine with it runs, which read it at its start; declare before that"
             raise GroupInUse(f"{self._name}/{name}", "group", reason)
 

@@ -51,6 +51,7 @@ class ActorLife:
         self._ending = False
         self._starting = trio.CancelScope()
         self._idle = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
         self._doing = ""
         self._handling = ""
 
@@ -73,25 +74,39 @@ class ActorLife:
         self.finish()
         self._starting.cancel()
 
+    def crash(self, error: Exception) -> bool:
+        """Raise ``error`` in the actor's nursery, as a task of its own would. False if that is not open."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(_fail, error)
+        return True
+
     async def run(self, on_started: Callable[[], None]) -> None:
         """Live. Returns at a normal end; what is raised, alone or in a group, is the crash."""
         async with trio.open_nursery() as nursery:
-            actor = self._start()
-            actor.context = Context(
-                path=self._path,
-                mailbox=self._mailbox,
-                nursery=nursery,
-                environment=self._environment,
-                life=self,
-            )
-            with self._starting:
-                await actor.started()
-            if not self._starting.cancelled_caught:
-                on_started()
-                while await self._has_mail():
-                    await self._handle_one(actor)
-                await actor.stopping()
-            nursery.cancel_scope.cancel()
+            self._nursery = nursery
+            try:
+                await self._live(nursery, on_started)
+            finally:
+                self._nursery = None  # here, since it closes when its last task has ended, and takes no more
+
+    async def _live(self, nursery: trio.Nursery, on_started: Callable[[], None]) -> None:
+        actor = self._start()
+        actor.context = Context(
+            path=self._path,
+            mailbox=self._mailbox,
+            nursery=nursery,
+            environment=self._environment,
+            life=self,
+        )
+        with self._starting:
+            await actor.started()
+        if not self._starting.cancelled_caught:
+            on_started()
+            while await self._has_mail():
+                await self._handle_one(actor)
+            await actor.stopping()
+        nursery.cancel_scope.cancel()
 
     async def _has_mail(self) -> bool:
         """Wait for a message; false when it is time to end."""
@@ -105,3 +120,7 @@ class ActorLife:
         self._handling = f"handling {type(message).__name__}"
         await actor.receive(message)
         self._handling = ""
+
+
+async def _fail(error: Exception) -> None:
+    raise error

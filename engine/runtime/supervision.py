@@ -8,13 +8,14 @@ from typing import final
 
 import trio
 
-from engine.errors import RestartLimitExceeded, UnknownActor
+from engine.errors import CannotCrash, RestartLimitExceeded, UnknownActor
+from engine.runtime.actor import ActorLife
 from engine.runtime.context import Environment
 from engine.runtime.events import SupervisorEvent, log_event
 from engine.runtime.failure import RecordedFailure
-from engine.runtime.slot import ActorSlot, SupervisorSlot
+from engine.runtime.slot import ActorSlot, Slot, SupervisorSlot
 from engine.runtime.spec import Supervisor
-from engine.runtime.strategy import Phase
+from engine.runtime.strategy import UP, Phase
 from engine.runtime.supervisor import SupervisorLife
 from engine.runtime.tree import Node
 
@@ -92,19 +93,60 @@ class Supervision:
         restart kind; one that has ended comes back. Siblings tied to it by the strategy go with it. Nothing
         counts against the restart intensity. No effect while its supervisor is down or stopping.
 
+        ``path`` is that of the snapshot; the name of the root before it may be left out.
+
         Raises:
             UnknownActor: nothing below the root has this path; names the nearest.
         """
-        slots = {slot.path: slot for slot in self._root.walk() if slot is not self._root}
-        if path not in slots:
-            raise UnknownActor(path, next(iter(get_close_matches(path, slots, n=1)), None))
-        parent = slots[path].parent
-        if parent is not None and isinstance(parent.life, SupervisorLife):
-            parent.life.request_restart(slots[path])
+        slot = self._find(path)
+        if slot.parent is None:
+            raise UnknownActor(path, None)
+        if isinstance(slot.parent.life, SupervisorLife):
+            slot.parent.life.request_restart(slot)
+
+    def crash(self, path: str, error: Exception) -> None:
+        """Have one actor fail with ``error``, as if a task in its nursery had raised it, and return at once.
+
+        Its supervisor does what it does at any crash: it counts it and restarts the actor after its backoff, or gives
+        up. For tests that need a failing part.
+
+        Raises:
+            UnknownActor: nothing has this path; names the nearest.
+            CannotCrash: it is a supervisor, or an actor that is not up.
+        """
+        slot = self.actor(path)
+        if slot.phase not in UP:
+            state = slot.state(self._environment.clock.monotonic())
+            raise CannotCrash(slot.path, f"it is not up ({state.value.replace('_', ' ')})")
+        if not isinstance(slot.life, ActorLife) or not slot.life.crash(error):
+            raise CannotCrash(slot.path, "it is not up (just beginning, or just ending)")
+
+    def actor(self, path: str) -> ActorSlot:
+        """The place of an actor. From any thread, since places never change.
+
+        Raises:
+            UnknownActor: nothing has this path; names the nearest.
+            CannotCrash: it is a supervisor.
+        """
+        slot = self._find(path)
+        if isinstance(slot, SupervisorSlot):
+            children = ", ".join(child.path for child in slot.children)
+            raise CannotCrash(slot.path, f"it is a supervisor; crash one of {children}")
+        return slot
 
     def snapshot(self) -> Node:
         """The tree now. Cheap enough to poll: it takes no lock and asks no actor."""
         return self._root.snapshot(self._environment.clock.monotonic())
+
+    def _find(self, path: str) -> Slot:
+        """The place with this path; the name of the root before it may be left out."""
+        below = len(self._root.path) + 1
+        slots: dict[str, Slot] = {slot.path[below:]: slot for slot in self._root.walk() if slot is not self._root}
+        slots |= {slot.path: slot for slot in self._root.walk()}
+        if path not in slots:
+            near = get_close_matches(path, slots.keys() - {self._root.path}, n=1, cutoff=0.5)
+            raise UnknownActor(path, next(iter(near), None))
+        return slots[path]
 
     def _announce(self, task_status: trio.TaskStatus[Supervision]) -> None:
         if not self._announced:

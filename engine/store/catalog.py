@@ -15,13 +15,23 @@ if TYPE_CHECKING:
     from engine.store.session import Session
     from engine.store.timetable import Due
 
-__all__ = ["CatalogStore", "Contents", "DeclaredSet", "Event", "Pause"]
+__all__ = ["CatalogStore", "Contents", "DeclaredSet", "Event", "Pause", "Told"]
 
 _DECLARE = Script.load("declare")
 _RETIRE = Script.load("retire")
 _DISMISS = Script.load("dismiss")
 _PAUSE = Script.load("pause")
 _UNPAUSE = Script.load("unpause")
+_DROP_WITHDRAWN = Script.load("drop_withdrawn")
+
+_EVENTS_LENGTH = 1_000
+"""As the scripts have it."""
+
+_WITHDRAWN = "-"
+"""In the place of a definition: removed, and hidden for as long as processes declare it all the same."""
+
+_BEING_FORGOTTEN = ("", ">-")
+"""In the place of a definition, while runs of the task are left: behind it there is nothing, or it is withdrawn."""
 
 
 @final
@@ -58,6 +68,15 @@ class Contents:
 
     paused: Mapping[str, Pause]
 
+    withdrawn: tuple[str, ...] = ()
+    """Tasks that were removed and that no declaration brings back: hidden, whatever set names them."""
+
+    def paused_at(self, now_ms: int) -> frozenset[str]:
+        """The tasks whose pause has not ended by itself at this instant (Redis ms)."""
+        return frozenset(
+            task_id for task_id, pause in self.paused.items() if pause.until_ms is None or pause.until_ms > now_ms
+        )
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -75,19 +94,44 @@ class Event:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Told:
+    """An event that is kept: when it was written (Redis ms), its name, and all of its fields (``what``, ``who``...)."""
+
+    at_ms: int
+    name: str
+    fields: Mapping[str, str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class CatalogStore:
     """Operations on the catalog. All raise RedisUnavailable and can be repeated."""
 
     session: Session
 
-    async def declare(self, digest: str, pages: Sequence[str]) -> bool:
-        """Enter a set, a page at a time; it counts from its last page on. True if it is new."""
+    async def declare(
+        self, digest: str, pages: Sequence[str], *, readmit: Sequence[str] = (), as_of: int | None = None
+    ) -> bool:
+        """Enter a set, a page at a time; it counts from its last page on. True if it is new, or brought a task back.
+
+        Args:
+            digest: of the content, which never changes.
+            pages: opaque JSON, at least one.
+            readmit: tasks that exist again although they were withdrawn, with the last page, also of a known set.
+            as_of: the version of the catalog that the caller has seen: tasks that were withdrawn after it stay so,
+                however late this is repeated. None: the version now.
+        """
         keys = self.session.keys
-        names = [keys.declared(digest), keys.declarations, keys.version, keys.events, keys.unused]
-        reply = ""
-        for number, page in enumerate(pages):
-            reply = await self.session.call(_DECLARE, names, digest, number, page, len(pages))
-        return reply == "declared"
+        names = [keys.declared(digest), keys.declarations, keys.version, keys.events, keys.unused, keys.dynamic]
+        latest = await self.version() if readmit and as_of is None else as_of or 0
+        calls: list[tuple[int, str, Sequence[str]]] = [(number, page, ()) for number, page in enumerate(pages[:-1])]
+        for chunk in _chunks(readmit) or [()]:
+            calls += [(len(pages) - 1, page, chunk) for page in pages[-1:]]
+        changed = False
+        for number, page, chunk in calls:
+            reply = await self.session.call(_DECLARE, names, digest, number, page, len(pages), latest, *chunk)
+            changed |= reply == "declared"
+        return changed
 
     async def version(self) -> int:
         """The version of the catalog and the pauses."""
@@ -106,14 +150,15 @@ class CatalogStore:
             pages = old.pages if old else await self._pages(digest)
             sets.append(DeclaredSet(digest=digest, first_seen_ms=int(first_seen), pages=pages))
         raw = await query("HGETALL", keys.dynamic)
-        dynamic = {task_id: text.partition("|")[2] for task_id, text in raw.items()}
+        texts = {task_id: text.partition("|")[2] for task_id, text in raw.items()}
         paused = await query("HGETALL", keys.paused)
         return Contents(
             version=version,
             sets=tuple(sets),
-            dynamic={task_id: definition for task_id, definition in dynamic.items() if definition},
-            forgotten=tuple(task_id for task_id, definition in dynamic.items() if not definition),
+            dynamic={task_id: text for task_id, text in texts.items() if text not in (*_BEING_FORGOTTEN, _WITHDRAWN)},
+            forgotten=tuple(task_id for task_id, text in texts.items() if text in _BEING_FORGOTTEN),
             paused={task_id: _pause(text) for task_id, text in paused.items()},
+            withdrawn=tuple(task_id for task_id, text in texts.items() if text == _WITHDRAWN),
         )
 
     async def retire(self, leader: str, digests: Sequence[str], *, after_ms: int) -> list[str]:
@@ -127,8 +172,7 @@ class CatalogStore:
         keys = self.session.keys
         names = [keys.leader, keys.declarations, keys.version, keys.events, keys.unused, keys.workers]
         replies: list[str] = []
-        for start in range(0, len(digests), MAX_ITEMS):
-            chunk = digests[start : start + MAX_ITEMS]
+        for chunk in _chunks(digests):
             sets = map(keys.declared, chunk)
             reply = await self.session.call(_RETIRE, [*names, *sets], leader, after_ms, *chunk)
             if reply == "deposed":
@@ -165,13 +209,37 @@ class CatalogStore:
                         raise WrongReply(reply)
         return [refused.get(task_id, runs) for task_id, runs in ended.items()]
 
-    async def pause(self, task_id: str, operation_id: str, *, until_ms: int | None, details: str) -> bool:
-        """Pause a task until resumed, or until an instant of Redis time. False if it was paused in just this way."""
-        return await self._set_pause(task_id, operation_id, f"{until_ms or 0}|{details}")
+    async def drop_withdrawn(self, leader: str, version: int, task_ids: Sequence[str]) -> list[str]:
+        """Forget that tasks were withdrawn which no set of the catalog of that version names.
 
-    async def resume(self, task_id: str, operation_id: str) -> bool:
-        """End a pause. False if there was none."""
-        return await self._set_pause(task_id, operation_id, "")
+        ``dropped``, ``changed`` (a newer catalog may name it) or ``gone`` (it is not withdrawn) for each. The version
+        stays, since nothing that exists changes by it.
+
+        Raises:
+            Deposed: ``leader`` does not lead.
+        """
+        keys, replies = self.session.keys, list[str]()
+        names = [keys.leader, keys.version, keys.dynamic]
+        for chunk in _chunks(task_ids):
+            reply = await self.session.call(_DROP_WITHDRAWN, names, leader, version, *chunk)
+            if reply == "deposed":
+                raise Deposed(leader)
+            replies += reply
+        return replies
+
+    async def pause(
+        self, task_ids: Sequence[str], operation_id: str, *, until_ms: int | None, details: str, who: str
+    ) -> list[bool]:
+        """Pause tasks until resumed, or until an instant of Redis time; False where one was paused in just this way.
+
+        At most 500 in a call. Repeat it with the same arguments after RedisUnavailable: the answer is that of the
+        first time, for ten minutes.
+        """
+        return await self._set_pause(task_ids, operation_id, who, until_ms or 0, details)
+
+    async def resume(self, task_ids: Sequence[str], operation_id: str, *, who: str) -> list[bool]:
+        """End pauses; False where there was none. As `pause` otherwise."""
+        return await self._set_pause(task_ids, operation_id, who, "", "")
 
     async def drop_ended_pauses(self) -> int:
         """Remove pauses whose ``until`` has passed, which nobody obeys any longer; how many."""
@@ -192,6 +260,21 @@ class CatalogStore:
                 found.append(Event(name=fields.get("event", "wake"), fields=fields))
         return found, ids
 
+    async def note(self, event: str, what: str, *, who: str) -> None:
+        """Keep an event of something that changes nothing in Redis; there twice, perhaps, if it is repeated."""
+        fields = ("event", event, "what", what, "who", who)
+        await self.session.transport.commands.execute_command(
+            "XADD", self.session.keys.events, "MAXLEN", "~", _EVENTS_LENGTH, "*", *fields
+        )
+
+    async def recent_events(self, *, count: int) -> list[Told]:
+        """What changed lately, and who changed it: at most so many events, the newest first."""
+        raw = await self.session.query("XREVRANGE", self.session.keys.events, "+", "-", "COUNT", count)
+        return [
+            Told(at_ms=int(entry_id.partition("-")[0]), name=fields.get("event", ""), fields=fields)
+            for entry_id, fields in raw
+        ]
+
     async def start(self, *, wake: bool) -> dict[str, str]:
         """Where to begin reading events (and, for a leader, wake-ups): after the newest there is."""
         keys = self.session.keys
@@ -205,10 +288,18 @@ class CatalogStore:
         raw = await self.session.query("HGETALL", self.session.keys.declared(digest))
         return tuple(raw[number] for number in sorted(raw, key=int))
 
-    async def _set_pause(self, task_id: str, operation_id: str, value: str) -> bool:
-        keys = self.session.keys
-        names = [keys.paused, keys.version, keys.events, keys.once(operation_id)]
-        return bool(await self.session.call(_PAUSE, names, task_id, value))
+    async def _set_pause(
+        self, task_ids: Sequence[str], operation_id: str, who: str, until: int | str, details: str
+    ) -> list[bool]:
+        keys, replies = self.session.keys, list[bool]()
+        for number, chunk in enumerate(_chunks(task_ids)):
+            names = [keys.paused, keys.version, keys.events, keys.once_of(operation_id, number)]
+            replies += map(bool, await self.session.call(_PAUSE, names, who, until, details, *chunk))
+        return replies
+
+
+def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
+    return [items[start : start + MAX_ITEMS] for start in range(0, len(items), MAX_ITEMS)]
 
 
 def _pause(text: str) -> Pause:

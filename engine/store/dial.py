@@ -8,6 +8,7 @@ import hiredis
 import trio
 
 from engine.errors import RedisUnavailable, TroupeError
+from engine.runtime.fork import given_up_by_children
 from engine.store.replies import reply_error
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ async def open_stream(address: Address, context: ssl.SSLContext | None) -> trio.
     """
     try:
         if address.path:
-            return await trio.open_unix_socket(address.path)
-        socket = await trio.open_tcp_stream(address.host, address.port)
+            socket = await trio.open_unix_socket(address.path)
+        else:
+            socket = await trio.open_tcp_stream(address.host, address.port)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
         raise DialFailed(_why(error)) from error
+    given_up_by_children(socket.socket)
     if context is None:
         return socket
     stream = trio.SSLStream(socket, context, server_hostname=address.host, https_compatible=True)

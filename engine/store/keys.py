@@ -80,7 +80,11 @@ class Keys:
 
     @cached_property
     def dynamic(self) -> str:
-        """HASH task id -> ``revision|definition``, the definition opaque JSON. Ends when the task is removed."""
+        """HASH task id -> ``revision|definition``, the definition opaque JSON. Ends when the task is removed.
+
+        ``revision|`` while it is being removed; ``revision|-`` when it was, and processes declare it all the same: then
+        nobody sees it, until one of them makes it anew or none declares it. ``revision|>-`` leads there.
+        """
         return self.tag + "dynamic"
 
     @cached_property
@@ -130,6 +134,11 @@ class Keys:
         return f"{self.tag}ledger:{task_id}"
 
     @cached_property
+    def cleared(self) -> str:
+        """HASH task id -> ``entry id|ms``: up to there its statistics are hidden. Ends with a dynamic task."""
+        return self.tag + "cleared"
+
+    @cached_property
     def dead(self) -> str:
         """STREAM of runs given up on, whole. Trimmed to about 10,000."""
         return self.tag + "dead"
@@ -147,6 +156,10 @@ class Keys:
     def once(self, operation_id: str) -> str:
         """STRING, the answer to an operation, for its repeat. Expires after 600 s."""
         return f"{self.tag}once:{quote(operation_id, safe='')}"
+
+    def once_of(self, operation_id: str, number: int) -> str:
+        """The same for the call of that number, from 0, of an operation that takes several."""
+        return self.once(f"{operation_id}:{number}" if number else operation_id)
 
     @cached_property
     def events(self) -> str:

@@ -1,14 +1,21 @@
-"""Reading verdicts. They are written by the scripts that end runs and pass over slots, never from here."""
+"""Reading verdicts, which the scripts that end runs and pass over slots write, and hiding them from statistics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
+
+from engine.store.script import MAX_ITEMS, Script, WrongReply
+from engine.store.session import Broken
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from engine.store.session import Session
 
-__all__ = ["LedgerEntry", "LedgerStore"]
+__all__ = ["Cleared", "LedgerEntry", "LedgerStore"]
+
+_CLEAR = Script.load("clear")
 
 
 @final
@@ -32,6 +39,22 @@ class LedgerEntry:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Cleared:
+    """Up to where the statistics of a task are hidden."""
+
+    entry_id: str
+    """Of the verdict that was the newest then; ``0-0`` if there was none."""
+
+    at_ms: int
+    """The instant, Redis ms: hides attempts of runs that had no verdict then."""
+
+    def hides(self, entry_id: str) -> bool:
+        """Was this verdict there already?"""
+        return _order(entry_id) <= _order(self.entry_id)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class LedgerStore:
     """The verdicts of each task, kept for about ``ledger_length`` entries. Raises RedisUnavailable."""
 
@@ -40,15 +63,52 @@ class LedgerStore:
     async def newest(self, task_id: str, *, count: int) -> list[LedgerEntry]:
         """The newest verdicts of a task, the newest first."""
         raw = await self.session.query("XREVRANGE", self.session.keys.ledger(task_id), "+", "-", "COUNT", count)
-        return [_entry(entry_id, fields) for entry_id, fields in raw]
+        return [entry_of(entry_id, fields) for entry_id, fields in raw]
 
     async def all(self, task_id: str) -> list[LedgerEntry]:
         """Every verdict that is kept of a task, the oldest first."""
         raw = await self.session.query("XRANGE", self.session.keys.ledger(task_id), "-", "+")
-        return [_entry(entry_id, fields) for entry_id, fields in raw]
+        return [entry_of(entry_id, fields) for entry_id, fields in raw]
+
+    async def clear(self, task_ids: Sequence[str], operation_id: str, *, who: str) -> list[Cleared | Broken]:
+        """Hide the statistics of these tasks up to now, for each of them to where; the verdicts stay.
+
+        At most 500 in a call. Repeat it with the same arguments after RedisUnavailable: the answer is that of the
+        first time, for ten minutes.
+        """
+        keys, replies = self.session.keys, list[Cleared | Broken]()
+        for start in range(0, len(task_ids), MAX_ITEMS):
+            items = [(f"{task_id}@", (task_id,)) for task_id in task_ids[start : start + MAX_ITEMS]]
+            tail = (keys.cleared, keys.once_of(operation_id, start // MAX_ITEMS))
+            replies += map(_cleared_reply, await self.session.on_runs(_CLEAR, (who,), items, tail=tail))
+        return replies
+
+    async def cleared(self, task_id: str) -> Cleared | None:
+        """Up to where the statistics of a task are hidden; None: nowhere."""
+        text = await self.session.query("HGET", self.session.keys.cleared, task_id)
+        if text is None:
+            return None
+        entry_id, _, at_ms = text.partition("|")
+        return Cleared(entry_id, int(at_ms))
 
 
-def _entry(entry_id: str, fields: dict[str, str]) -> LedgerEntry:
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number)
+
+
+def _cleared_reply(raw: Any) -> Cleared | Broken:
+    match raw:
+        case ["broken", why]:
+            return Broken(why)
+        case [entry_id, at_ms]:
+            return Cleared(entry_id, int(at_ms))
+        case _:
+            raise WrongReply(raw)
+
+
+def entry_of(entry_id: str, fields: Mapping[str, str]) -> LedgerEntry:
+    """A verdict as the stream has it."""
     slot = fields.get("slot") or None
     first = fields.get("from", slot)
     last = fields.get("to", slot)

@@ -211,12 +211,14 @@ class OperationStore:
     # -- tasks made at run time -----------------------------------------------------------------------------------
 
     async def dynamic(self, task_id: str) -> Dynamic | None:
-        """A task that was made at run time, with the revision that an edit of it must show."""
+        """A task that was made at run time, with the revision that an edit of it must show. None: there is none."""
         text = await self.session.query("HGET", self.session.keys.dynamic, task_id)
         if text is None:
             return None
         revision, _, definition = text.partition("|")
-        return Dynamic(int(revision), definition)
+        if definition == "-":
+            return None  # withdrawn
+        return Dynamic(int(revision), "" if definition == ">-" else definition)
 
     async def define(
         self, task_id: str, definition: str, operation_id: str, *, who: str, replaces: int | None = None
@@ -236,22 +238,32 @@ class OperationStore:
             raise WrongReply(word)
         return kinds[word](int(revision))
 
-    async def forget(self, task_id: str, operation_id: str, *, who: str) -> int | Broken | None:
+    async def forget(self, task_id: str, operation_id: str, *, who: str, declared: bool = False) -> int | Broken | None:
         """Remove a task that was made at run time, whatever it has; the runs that ended with it. None: no such task.
 
         Takes a call for every 500 runs. If it is not repeated after RedisUnavailable, the leader finishes it.
+
+        Args:
+            task_id: as in ``Task.id``.
+            operation_id: the same for a repeat.
+            who: for the event.
+            declared: processes declare the task, kept in Redis or not: it is withdrawn, which hides it until one of
+                them readmits it (``CatalogStore.declare``), it is defined anew, or no set names it. None then says
+                that it was withdrawn already.
         """
-        return await self._forget(task_id, operation_id, who, begun="")
+        return await self._forget(task_id, operation_id, who, begun="", declared="1" if declared else "")
 
     async def finish_forgetting(self, task_id: str) -> int | Broken | None:
         """Go on where `forget` was interrupted; None if there is nothing to go on with, or another did."""
-        return await self._forget(task_id, "forget", "", begun="1")
+        return await self._forget(task_id, "forget", "", begun="1", declared="")
 
-    async def _forget(self, task_id: str, operation_id: str, who: str, *, begun: str) -> int | Broken | None:
+    async def _forget(
+        self, task_id: str, operation_id: str, who: str, *, begun: str, declared: str
+    ) -> int | Broken | None:
         keys, ended = self.session.keys, 0
-        tail = (keys.dynamic, keys.version, keys.once(operation_id))
+        tail = (keys.dynamic, keys.cleared, keys.version, keys.once(operation_id))
         while True:
-            head = (task_id, who, MAX_ITEMS, begun)
+            head = (task_id, who, MAX_ITEMS, begun, declared)
             [reply] = await self.session.on_runs(_FORGET, head, [(f"{task_id}@", ())], tail=tail)
             match reply:
                 case "unknown":
@@ -267,7 +279,7 @@ class OperationStore:
 
     def _once(self, operation_id: str, number: int = 0) -> tuple[str, ...]:
         """Where the answer to the call of that number is kept."""
-        return (self.session.keys.once(f"{operation_id}:{number}" if number else operation_id),)
+        return (self.session.keys.once_of(operation_id, number),)
 
 
 def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:

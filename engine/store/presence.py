@@ -27,8 +27,14 @@ class Account:
     started_ms: int = 0
     """By its own clock."""
 
+    version: str = ""
+    """Of Troupe."""
+
     digest: str = ""
-    """What it declares."""
+    """What its code declares."""
+
+    extras: str = ""
+    """The set of dynamic tasks that it declares beside its code."""
 
     draining: bool = False
     executes: bool = False
@@ -68,7 +74,9 @@ _TYPES: Final = {
     "host": str,
     "pid": int,
     "started_ms": int,
+    "version": str,
     "digest": str,
+    "extras": str,
     "draining": bool,
     "executes": bool,
     "can_lead": bool,

@@ -11,6 +11,7 @@ from engine.domain.names import task_of
 from engine.store.keys import CONSUMER_GROUP, PRIORITIES
 from engine.store.script import Script, WrongReply
 from engine.store.session import Broken, Done
+from engine.store.survey import LiveStory, Survey, stories, survey
 from engine.store.timetable import Ended
 
 if TYPE_CHECKING:
@@ -205,6 +206,18 @@ class RunStore:
         """The runs of a task that have not ended: run id -> queued, parked, running or waiting."""
         found: dict[str, str] = await self.session.query("HGETALL", self.session.keys.live(task_id))
         return found
+
+    async def survey(self, task_ids: Sequence[str]) -> list[Survey | Broken]:
+        """How each of these tasks fares: live runs, retries, newest verdict. Calls of at most 500, all in one write."""
+        return await survey(self.session, task_ids)
+
+    async def stories(self, task_id: str) -> list[LiveStory]:
+        """The runs of a task that have no verdict yet, with their attempts that ended.
+
+        One that gets its verdict meanwhile may be left out, or told as it was: read the ledger afterwards, and let a
+        verdict win over what was told here of the same run.
+        """
+        return await stories(self.session, task_id)
 
     async def claim(self, worker: str, token: str, entries: Sequence[Entry], *, lease_ms: int) -> list[ClaimReply]:
         """Take the runs of entries that this worker read. No body may start before the answer."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import threading
-import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +20,8 @@ import trio
 
 from engine.domain.run import RunContext
 from engine.errors import EngineStateError, HostGone
+from integrations.fastapi.foreign import explained
+from integrations.fastapi.stall import Pulse, watch_pulse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,9 +39,6 @@ PULSE_S = 1.0
 
 ENDS_WITHIN_S = 10.0
 """A body that has not ended so long after its cancellation is reported. It is waited for all the same."""
-
-FRAMES = 15
-"""How many frames of the host's stack are shown, the innermost ones."""
 
 
 @final
@@ -89,16 +86,8 @@ class _Question:
             self.wake()
 
 
-@final
-@dataclass(slots=True, eq=False)
-class _Pulse:
-    """A sign of life that the engine waits for."""
-
-    seen: trio.Event = field(default_factory=trio.Event)
-
-
-_ToHost: TypeAlias = _Call | _Stop | _Pulse
-_ToEngine: TypeAlias = _Call | _Question | _Pulse
+_ToHost: TypeAlias = _Call | _Stop | Pulse
+_ToEngine: TypeAlias = _Call | _Question | Pulse
 
 
 @final
@@ -166,7 +155,7 @@ class Bridge:
         async with trio.open_nursery() as nursery:
             self._nursery, self._token = nursery, trio.lowlevel.current_trio_token()
             try:
-                nursery.start_soon(self._watch_pulse)
+                nursery.start_soon(self._watch_host)
                 self._drain_to_engine()
                 task_status.started()
                 await trio.sleep_forever()
@@ -230,7 +219,7 @@ class Bridge:
             match item:
                 case _Call():
                     item.done.set()
-                case _Pulse():
+                case Pulse():
                     item.seen.set()
                 case _Question() if self._nursery is not None:
                     self._nursery.start_soon(self._answer, item)
@@ -248,32 +237,15 @@ class Bridge:
         finally:
             question.answer()
 
-    async def _watch_pulse(self) -> None:
-        """Report a host that does not answer, once each time, with the stack of what it is doing."""
-        while not self._host_gone:
-            pulse = _Pulse()
-            self._send_to_host(pulse)
-            asked_s, reported = trio.current_time(), False
-            while not pulse.seen.is_set():
-                with trio.move_on_after(self._pulse_s):
-                    await pulse.seen.wait()
-                    break
-                if not reported:
-                    self._report_stall()
-                    reported = True
-                self._knock()  # a loop may be closed with a wake-up under way; then this one fails
-            if reported and not self._host_gone:
-                log.warning("The application's loop is back after %.1f s", trio.current_time() - asked_s)
-            await trio.sleep(self._pulse_s)
-
-    def _report_stall(self) -> None:
-        frame = sys._current_frames().get(self._host_thread)  # noqa: SLF001  # the documented way to see another thread
-        if frame is None:
-            log.warning("The thread of the application's loop has ended")
-            self._abandon()
-            return
-        stack = "".join(traceback.format_stack(frame, limit=FRAMES))
-        log.warning("The application's loop has not answered for %.1f s; it is here:\n%s", self._pulse_s, stack)
+    async def _watch_host(self) -> None:
+        await watch_pulse(
+            self._host_thread,
+            send=self._send_to_host,
+            knock=self._knock,
+            is_gone=lambda: self._host_gone,
+            pulse_s=self._pulse_s,
+        )
+        self._abandon()
 
     # -- the host's side: called on the application's loop ------------------------------------------------------------
 
@@ -333,7 +305,7 @@ class Bridge:
                     item.call.stopped = True
                     if item.call.scope is not None:
                         item.call.scope.cancel()
-                case _Pulse():
+                case Pulse():
                     self._send_to_engine(item)
 
     async def _body(self, call: _Call, stops: Callable[[], bool]) -> None:
@@ -353,7 +325,7 @@ class Bridge:
                 elif stops():
                     call.error = HostGone("the application stops")
                 else:  # also a CancelledError that nobody asked for
-                    call.error = error
+                    call.error = explained(error)
                     return  # whatever a run raises ends at the run
                 if cancelled:
                     raise
@@ -382,6 +354,12 @@ class Bridge:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """In the child of a fork nobody is at the other end; the lock may be held by a thread that is not there."""
+        self._lock = threading.Lock()
+        self._token = self._nursery = None
+        self._host_gone = self._engine_gone = True
+
     def _abandon(self) -> None:
         """The host does nothing more: what it has not begun goes back, now and from now on.
 
@@ -405,7 +383,7 @@ class Bridge:
                 case _Call():
                     item.error = HostGone("the application's loop has ended")
                     self._send_to_engine(item)
-                case _Pulse():
+                case Pulse():
                     self._send_to_engine(item)
                 case _Stop():
                     pass

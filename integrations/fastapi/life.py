@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import anyio.to_thread
 import trio
 
 from engine.errors import EngineStateError, TroupeError
+from engine.runtime.fork import in_children
 from integrations.fastapi.bridge import Bridge
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ class EngineLife:
 
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="troupe-engine", daemon=True)
+        within = contextvars.copy_context()  # in which plain tasks see what the lifespan has set
+        self._thread = threading.Thread(target=within.run, args=(self._run,), name="troupe-engine", daemon=True)
 
     @property
     def alive(self) -> bool:
@@ -77,10 +80,25 @@ class EngineLife:
                 return None
         return None
 
+    async def answers(self) -> bool:
+        """Does the engine's thread answer within moments? False also when it has ended."""
+        with anyio.move_on_after(ANSWER_S):
+            try:
+                await self.bridge.ask(trio.lowlevel.checkpoint)
+            except EngineStateError:
+                return False
+            return True
+        return False
+
     async def wait_ended(self) -> None:
         """Wait for the thread's end, in a worker thread that does not compete with those of the application."""
-        if self._thread.ident is not None:
+        if self.alive:  # in the child of a fork it is not, and worker threads are neither
             await anyio.to_thread.run_sync(self._thread.join, limiter=anyio.CapacityLimiter(1))
+
+    def forget(self) -> None:
+        """In the child of a fork: the engine's thread stayed with the parent."""
+        self._token = None
+        self.bridge.forget()
 
     def _run(self) -> None:
         try:
@@ -118,7 +136,8 @@ async def running(engine: Engine) -> AsyncIterator[EngineLife]:
         host.start_soon(life.bridge.serve)  # start() would wait for ever if cancelled: it is shielded
         try:
             life.start()
-            yield life
+            with in_children(life.forget):
+                yield life
         finally:
             life.stop()
             with anyio.CancelScope(shield=True):

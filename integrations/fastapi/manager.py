@@ -5,27 +5,33 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
 import anyio
 
 from engine.app import Engine
 from engine.errors import EngineStateError
+from integrations.fastapi.health import health_of
 from integrations.fastapi.life import running
+from integrations.fastapi.router import make_router, unguarded
 from integrations.fastapi.schemas import HealthResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from fastapi import FastAPI
+    from fastapi import APIRouter, FastAPI, Request
+    from fastapi.params import Depends as Dependency
 
     from engine.config import Config
     from engine.domain.group import TaskGroup
+    from engine.management import Management
     from integrations.fastapi.life import EngineLife
 
 __all__ = ["TaskManager"]
 
 log = logging.getLogger("fastapi.task-manager")
+
+T = TypeVar("T")
 
 
 @final
@@ -47,15 +53,19 @@ class TaskManager:
         EngineStateError: both config and engine are given, or neither.
     """
 
+    engine: Engine
+    """The engine, whose tree and restarts belong to its own thread: see ``perform``."""
+
     def __init__(self, app: FastAPI, config: Config | None = None, *, engine: Engine | None = None) -> None:
         if (config is None) == (engine is None):
             raise EngineStateError("TaskManager", "give either a config or an engine")
-        self._engine = engine if engine is not None else Engine(config)
+        self.engine = engine if engine is not None else Engine(config)
         self._life: EngineLife | None = None
         self._starter: int | None = None
         """The task that has started it."""
 
         self._open = AsyncExitStack()
+        self._never_started, self._told, self._stopping = True, False, False
         self._join(app)
 
     # -- what it is ---------------------------------------------------------------------------------------------------
@@ -63,12 +73,12 @@ class TaskManager:
     @property
     def config(self) -> Config:
         """The settings."""
-        return self._engine.config
+        return self.engine.config
 
     @property
     def task_groups(self) -> list[TaskGroup]:
         """A copy, in the order of their adding."""
-        return self._engine.groups
+        return self.engine.groups
 
     @property
     def is_running(self) -> bool:
@@ -78,12 +88,12 @@ class TaskManager:
     @property
     def worker_id(self) -> str | None:
         """The name of this worker for people; None while it does not run."""
-        return self._engine.worker_id if self.is_running else None
+        return self.engine.worker_id if self.is_running else None
 
     @property
     def worker_started_at(self) -> str | None:
         """UTC, ISO 8601 with Z; None while it does not run."""
-        started_s = self._engine.started_at_s
+        started_s = self.engine.started_at_s
         if not self.is_running or started_s is None:
             return None
         return datetime.fromtimestamp(started_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -91,7 +101,7 @@ class TaskManager:
     @property
     def is_leader(self) -> bool:
         """Does this worker schedule, as far as it knows?"""
-        return self.is_running and self._engine.leads
+        return self.is_running and self.engine.leads
 
     @property
     def redis_client(self) -> NoReturn:
@@ -118,7 +128,47 @@ class TaskManager:
             DuplicateGroup: there is one of that name.
             EngineStateError: the engine runs.
         """
-        self._engine.add_task_group(task_group)
+        self.engine.add_task_group(task_group)
+
+    def get_manager_router(
+        self,
+        *,
+        dependencies: Sequence[Dependency] = (),
+        read_only: bool = False,
+        actor: Callable[[Request], str] | None = None,
+    ) -> APIRouter:
+        """The management API, to be included in an application: ``app.include_router(router, prefix="/tasks")``.
+
+        Args:
+            dependencies: for each route, such as one that asks who is there. Without any, and without those of
+                ``include_router``, everybody who reaches the application can change its tasks: the log warns.
+            read_only: leave out every route that changes something.
+            actor: says who a request is from, for the events; the address of the client otherwise.
+        """
+        return make_router(self, dependencies=dependencies, read_only=read_only, actor=actor)
+
+    async def perform(self, operation: Callable[[Management], Awaitable[T]]) -> T:
+        """As ``Engine.perform``, on any loop of this process: look at the cluster, or change it.
+
+        Raises:
+            EngineStateError: the engine does not run; says why.
+            RedisUnavailable: no answer; what was asked for may have been done.
+        """
+        if self._life is None:
+            why = self._why_not_running()
+            if self._never_started and not self._told:
+                self._told = True
+                log.error("%s", why[0].upper() + why[1:])
+            raise EngineStateError("perform", why)
+        return await self.engine.perform(operation)
+
+    def _why_not_running(self) -> str:
+        if not self._never_started:
+            return "the engine was stopped with its application"
+        return (
+            "the engine was never started. The lifespan of its application does not run, as that of one that is "
+            "mounted in another: give TaskManager the outermost application, or await its start() and stop()"
+        )
 
     # -- how it is ----------------------------------------------------------------------------------------------------
 
@@ -129,17 +179,35 @@ class TaskManager:
     async def health_check(self) -> HealthResponse:
         """How this worker is. Never raises, also before the start and after the end."""
         life = self._life
-        found = await life.health() if life is not None else None
+        if life is None:
+            return HealthResponse(status="unhealthy", redis_connected=False, detail=self._why_not_running())
+        if not self.engine.config.enabled and life.alive:
+            return HealthResponse(status="healthy", redis_connected=False, store="none: disabled (Config.enabled)")
+        found = await life.health()
         if found is None:
-            return HealthResponse(status="unhealthy", redis_connected=False, worker_id=self.worker_id)
-        return HealthResponse(
-            status="healthy" if found.redis_connected and not found.down else "unhealthy",
-            redis_connected=found.redis_connected,
-            worker_id=self.worker_id,
-            worker_started_at=self.worker_started_at,
-            is_leader=found.leads,
-            store=found.store,
-        )
+            why = f"the engine has failed: {life.failure}" if life.failure else "the engine does not answer"
+            return HealthResponse(status="unhealthy", redis_connected=False, worker_id=self.worker_id, detail=why)
+        return health_of(self.engine, found)
+
+    async def alive(self) -> bool:
+        """For a liveness probe: False only when a restart of the process would help. Never raises.
+
+        Redis being away, or a lifespan that does not run, is not mended by a restart.
+        """
+        return self._life is None or self._stopping or await self._life.answers()
+
+    async def ready(self) -> bool:
+        """For a readiness probe: False while the engine starts or stops, and when it has ended. Never raises.
+
+        Redis being away makes no worker unready: an application that works without its tasks would be taken out of
+        traffic everywhere at once.
+        """
+        if self._life is None or self._stopping:
+            return False
+        if not self.engine.config.enabled:
+            return self._life.alive
+        found = await self._life.health()
+        return found is not None and not found.draining
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 
@@ -153,10 +221,11 @@ class TaskManager:
             raise EngineStateError("start", "it has been started; call stop() first")
         self._starter = anyio.get_current_task().id
         try:
-            self._life = await self._open.enter_async_context(running(self._engine))
+            self._life = await self._open.enter_async_context(running(self.engine))
         finally:
             if self._life is None:
                 self._starter = None
+        self._never_started = False
         log.info("Started TaskManager")
 
     async def stop(self) -> None:
@@ -169,10 +238,12 @@ class TaskManager:
             return
         if self._starter != anyio.get_current_task().id:
             raise EngineStateError("stop", "it must be stopped by the task that started it, as the lifespan does")
+        self._stopping = True
         try:
             await self._open.aclose()
         finally:
             self._life = self._starter = None
+            self._stopping = False
         log.info("Stopped TaskManager")
 
     def _join(self, app: FastAPI) -> None:
@@ -183,6 +254,11 @@ class TaskManager:
         async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
             async with inner(app) as state:
                 await self.start()
+                if unguarded(app):
+                    log.warning(
+                        "Everybody who reaches this application can change its tasks: its management router has no "
+                        "dependencies. Give get_manager_router() or include_router() one that asks who is there"
+                    )
                 try:
                     yield state
                 finally:

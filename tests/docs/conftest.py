@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """One for all tests; its Redis is the bundled one, on a port of its own."""
     server = RedisServer(find_binary("6.2"), tmp_path_factory.mktemp("redis")).start()
+    found = Workshop(f"redis://127.0.0.1:{server.port}/0", tmp_path_factory)
     try:
-        yield Workshop(f"redis://127.0.0.1:{server.port}/0", tmp_path_factory)
+        yield found
     finally:
-        server.kill()
+        try:
+            found.close()
+        finally:
+            server.kill()

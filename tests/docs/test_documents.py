@@ -28,6 +28,7 @@ from engine.app import EX_CONFIG
 from engine.assembly import RESIGN_S
 from engine.config import Config
 from engine.worker import LAST_WORDS_S
+from tests.docs import coming_from, tutorial
 from tests.docs.documents import PAGES, ROOT, Snippet, snippets
 from tests.docs.programs import BIN, environment, shell, started
 from tests.docs.workshop import ADDRESS, AT_NIGHT, Workshop
@@ -252,12 +253,15 @@ COMMANDS: list[tuple[str, Callable[[Match[str], Workshop], None]]] = [
     (r"pip install '?(?P<what>[\w\[\],-]+)'?", pip_install),
     (r"troupe run app:engine", troupe_run),
     (r"troupe (?P<what>tree|tasks)( --redis-url \S+)?( --prefix \S+)?( --json)?", troupe_look),
-    (r"troupe( run)?", troupe_help),
+    (r"troupe import --from-prefix \S+ --redis-url \S+ --prefix \S+( --dry-run)?", coming_from.take_over),
+    (r"troupe( run| import)?", troupe_help),
     (r"redis-cli -s ~/\S+", redis_cli),
     (r'rm -r "\$\{XDG_STATE_HOME:-\$HOME/.local/state\}/troupe"', remove),
     (r"python -m tests\.docs\.reference", write_reference),
 ]
 """How a command is tried out."""
+
+COMING_FROM = coming_from.PAGE.relative_to(ROOT).as_posix()
 
 BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     ("README.md", "from engine import", python),
@@ -265,6 +269,13 @@ BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     ("docs/tasks.md", "from engine import", python),
     ("docs/tasks.md", "import sqlite3", bill),
     ("docs/fastapi.md", "from contextlib import", fastapi_application),
+    (COMING_FROM, "from fastapi import FastAPI\n", coming_from.one_changed_line),
+    (COMING_FROM, "from fastapi import FastAPI, HTTPException", coming_from.tasks_of_start_up_code),
+    (COMING_FROM, "livenessProbe", coming_from.probes),
+    (COMING_FROM, "from integrations.fastapi import Config", python),
+    (COMING_FROM, "ModuleNotFoundError", coming_from.conflict),
+    (COMING_FROM, "shop/__init__.py", coming_from.package),
+    *tutorial.BLOCKS,
     ("docs/running.md", "import logging", python),
     ("docs/running.md", "[Unit]", systemd_unit),
     ("docs/running.md", "appendonly yes", redis_settings),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import redis
 
@@ -14,10 +14,12 @@ from tests.docs.documents import ROOT, snippets
 from tests.docs.programs import BIN, Program, environment, started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pytest
+
+T = TypeVar("T")
 
 ADDRESS = "redis://localhost:6379/0"
 """What the docs call the address of Redis. A test cannot take the port that everybody's Redis has, so this is replaced
@@ -33,6 +35,19 @@ class Workshop:
 
     def __init__(self, redis_url: str, folders: pytest.TempPathFactory) -> None:
         self.redis_url, self._folders = redis_url, folders
+        self._kept: dict[str, Any] = {}
+        self._open = ExitStack()
+
+    def close(self) -> None:
+        """End everything that was kept."""
+        self._open.close()
+
+    def keep(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> T:
+        """What is entered at its first use, and left at the end of all tests."""
+        if name not in self._kept:
+            self._kept[name] = self._open.enter_context(make())
+        found: T = self._kept[name]
+        return found
 
     def adapted(self, text: str) -> str:
         """The text of the docs, with the address of the server that is there."""

@@ -172,11 +172,12 @@ def completion(held: Hold, verdict: str = "ran", reason: str = "", story: str = 
     return Completion(held, verdict, reason, story)
 
 
-async def forget_in_part(store: Store, task: str, *, most: int) -> int:
+async def forget_in_part(store: Store, task: str, *, most: int, declared: bool = False) -> int:
     """The first call of a removal, whose caller then dies; the runs that ended with it."""
     operations, keys = store.operations, store.keys
-    tail = (keys.dynamic, keys.version, keys.once("forget"))
-    [reply] = await operations.session.on_runs(_FORGET, (task, "", most, ""), [(f"{task}@", ())], tail=tail)
+    tail = (keys.dynamic, keys.cleared, keys.version, keys.once("forget"))
+    head = (task, "", most, "", "1" if declared else "")
+    [reply] = await operations.session.on_runs(_FORGET, head, [(f"{task}@", ())], tail=tail)
     word, ended = reply
     assert word == "more"
     return int(ended)

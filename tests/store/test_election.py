@@ -76,7 +76,7 @@ async def test_renewing_extends_the_lease_and_tells_what_the_leader_must_know(st
     assert renewed.redis_ms >= stage.now_ms
     assert await redis.pttl(keys.leader) > LEASE_MS
     due_ms = await stage.due()
-    await stage.store.catalog.pause(TASK, "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=None, details="{}", who="me")
     renewed = expect(Renewed, await election.renew(stage.leader, lease_ms=LEASE_MS))
     assert (renewed.minimum_ms, renewed.version) == (due_ms, 1)
 

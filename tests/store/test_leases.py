@@ -31,7 +31,7 @@ async def test_a_beat_renews_each_lease_and_the_presence_of_its_worker(stage: St
     await stage.redis.zadd(
         stage.store.keys.leases, {f"{one.run_id}#{one.fence}": 1, f"{other.run_id}#{other.fence}": 2}
     )
-    await stage.store.catalog.pause(TASK, "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=None, details="{}", who="me")
     held = [(one.run_id, one.fence)]
     answer = await stage.store.leases.beat("A", held, lease_ms=LEASE_MS, details='{"n":1}', draining=False)
     assert (answer.version, answer.lost, answer.stop) == (1, frozenset(), frozenset())

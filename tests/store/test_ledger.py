@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.store.inprocess import InProcess
+from engine.store.ledger import Cleared
 from engine.store.runs import Hold
-from engine.store.session import Done
+from engine.store.session import Broken, Done
 from engine.store.store import Store
 from engine.store.timetable import Move, Published, Skipped, Slot
 from tests.store.scenario import OTHER, TASK, Stage, completion
@@ -62,12 +63,12 @@ def ranges(entries: list[LedgerEntry], first_ms: int) -> list[tuple[str, int | N
 async def test_neighbouring_slots_that_did_not_run_for_one_reason_share_an_entry(stage: Stage) -> None:
     """A task that is paused for a year costs one entry; another reason, or verdict, begins another."""
     first_ms = await go_to_the_first_slot(stage)
-    await stage.store.catalog.pause(TASK, "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=None, details="{}", who="me")
     for _ in range(5):
         await pass_slot(stage)
     await miss(stage, 3)
     await miss(stage, 2)
-    await stage.store.catalog.resume(TASK, "resume")
+    await stage.store.catalog.resume([TASK], "resume", who="me")
     assert await pass_slot(stage, cap=0) == Skipped("queue full")
     assert await pass_slot(stage, cap=0) == Skipped("queue full")
     assert ranges(await stage.store.ledger.all(TASK), first_ms) == [
@@ -143,18 +144,18 @@ async def check_coverage(steps: list[str | int]) -> None:
             case int():
                 await miss(stage, step)
             case "pause":
-                await stage.store.catalog.pause(TASK, f"pause {number}", until_ms=None, details="{}")
+                await stage.store.catalog.pause([TASK], f"pause {number}", until_ms=None, details="{}", who="me")
                 assert await pass_slot(stage) == Skipped("paused")
-                await stage.store.catalog.resume(TASK, f"resume {number}")
+                await stage.store.catalog.resume([TASK], f"resume {number}", who="me")
             case "no room":
                 assert await pass_slot(stage, cap=0) == Skipped("queue full")
             case _:
                 assert await pass_slot(stage) == Published()
                 entries = await stage.read()
                 if step == "refuse":
-                    await stage.store.catalog.pause(TASK, f"pause {number}", until_ms=None, details="{}")
+                    await stage.store.catalog.pause([TASK], f"pause {number}", until_ms=None, details="{}", who="me")
                     await stage.store.runs.claim("A", f"{number}", entries, lease_ms=1_000)
-                    await stage.store.catalog.resume(TASK, f"resume {number}")
+                    await stage.store.catalog.resume([TASK], f"resume {number}", who="me")
                     continue
                 [run] = await stage.claim(entries, token=f"{number}")
                 end = completion(Hold(run.run_id, run.fence, "end"))
@@ -170,3 +171,77 @@ async def check_coverage(steps: list[str | int]) -> None:
         assert last - first + 1 == count
         covered += range(first, last + 1)
     assert sorted(covered) == list(range(passed))
+
+
+# -- statistics that are cleared ---------------------------------------------------------------------------------------
+
+
+async def ran(stage: Stage, task: str = TASK) -> str:
+    """A run that ended well; the id of its verdict."""
+    await stage.store.runs.complete("A", [completion(await stage.running(task))])
+    [entry] = await stage.store.ledger.newest(task, count=1)
+    return entry.entry_id
+
+
+async def test_clearing_notes_the_newest_verdict_and_the_instant(stage: Stage) -> None:
+    """What was there is hidden, what comes is not; the verdicts themselves stay, and other tasks have theirs."""
+    ledger = stage.store.ledger
+    first, newest, other = await ran(stage), await ran(stage), await ran(stage, OTHER)
+    before = await ledger.all(TASK)
+    [cleared, empty] = await ledger.clear([TASK, "group/none"], "clear", who="ada")
+    assert isinstance(cleared, Cleared)
+    assert isinstance(empty, Cleared)
+    assert (cleared.entry_id, empty.entry_id) == (newest, "0-0")
+    assert 0 <= await stage.store.leases.redis_ms() - cleared.at_ms < 60_000
+    assert await ledger.cleared(TASK) == cleared
+    assert await ledger.cleared("group/none") == empty
+    assert await ledger.cleared(OTHER) is None
+    later = await ran(stage)
+    assert [cleared.hides(entry) for entry in (first, newest, later)] == [True, True, False]
+    assert not empty.hides(other)
+    assert (await ledger.all(TASK))[:2] == before
+    event = (await stage.entries(stage.store.keys.events))[-1]
+    assert event == {"event": "statistics cleared", "what": f"{TASK} group/none", "who": "ada"}
+
+
+def test_verdicts_are_compared_by_their_numbers() -> None:
+    """As Redis orders them: by instant, then by number, neither of them as text."""
+    cleared = Cleared("1000-9", 0)
+    assert [cleared.hides(entry) for entry in ("999-10", "1000-8", "1000-9")] == [True] * 3
+    assert [cleared.hides(entry) for entry in ("1000-10", "1001-0", "10000-0")] == [False] * 3
+
+
+async def test_the_repeat_of_a_clearing_hides_nothing_that_came_since(stage: Stage) -> None:
+    """It gets the first answer; another operation clears again."""
+    ledger = stage.store.ledger
+    await ran(stage)
+    first = await ledger.clear([TASK], "clear", who="me")
+    newest = await ran(stage)
+    assert await ledger.clear([TASK], "clear", who="me") == first
+    assert [await ledger.cleared(TASK)] == first
+    [again] = await ledger.clear([TASK], "again", who="me")
+    assert isinstance(again, Cleared)
+    assert again.entry_id == newest
+
+
+async def test_statistics_of_more_tasks_than_fit_into_a_call_are_cleared_in_several(stage: Stage) -> None:
+    """Each with its answer, in order; a broken one stops no other, and a repeat gets the same."""
+    tasks = [f"group/{number}" for number in range(501)]
+    newest = await ran(stage, tasks[500])
+    await stage.redis.set(stage.store.keys.ledger(tasks[7]), "not ours")
+    before = stage.store.transport.statistics().commands_sent
+    first = await stage.store.ledger.clear(tasks, "clear", who="me")
+    assert stage.store.transport.statistics().commands_sent - before in (2, 3)  # the script may be unknown to Redis
+    assert [place for place, reply in enumerate(first) if isinstance(reply, Broken)] == [7]
+    assert [reply.entry_id for reply in first if isinstance(reply, Cleared)] == ["0-0"] * 499 + [newest]
+    assert await stage.redis.hlen(stage.store.keys.cleared) == 500
+    assert await stage.store.ledger.clear(tasks, "clear", who="me") == first
+
+
+async def test_a_forgotten_task_is_cleared_no_longer(stage: Stage) -> None:
+    """One of that name made since begins anew."""
+    await stage.store.operations.define(TASK, "{}", "define", who="me")
+    await stage.store.ledger.clear([TASK, OTHER], "clear", who="me")
+    await stage.store.operations.forget(TASK, "forget", who="me")
+    assert await stage.store.ledger.cleared(TASK) is None
+    assert await stage.store.ledger.cleared(OTHER) is not None

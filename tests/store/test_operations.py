@@ -50,7 +50,7 @@ async def nothing_left_of(stage: Stage, *run_ids: str) -> None:
 
 
 async def pause(stage: Stage, *, until_ms: int | None = None) -> None:
-    await stage.store.catalog.pause(TASK, "pause", until_ms=until_ms, details="{}")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=until_ms, details="{}", who="me")
 
 
 # -- trigger ----------------------------------------------------------------------------------------------------------
@@ -223,6 +223,22 @@ async def test_more_triggers_than_fit_into_a_call_take_several(stage: Stage) -> 
     assert await stage.in_stream() == [one.run_id for one in asked[:500]]
 
 
+async def test_the_repeat_of_many_triggers_gets_the_answers_of_the_first_time(stage: Stage) -> None:
+    """All calls again, in any state since: what was refused stays refused, and nothing is queued twice."""
+    asked = [trigger(f"group/{i}", overlap="skip") for i in range(1_100)]
+    paused = [one.run_id.partition("@")[0] for one in (asked[3], asked[700])]
+    await stage.store.catalog.pause(paused, "pause", until_ms=None, details="{}", who="me")
+    asked.append(trigger("group/5", "again", overlap="skip"))  # in the third call; the first has queued one
+    first = await ask(stage, *asked)
+    refused = {place: reply for place, reply in enumerate(first) if reply != Accepted()}
+    assert refused == {3: Refused("paused"), 700: Refused("paused"), 1_100: Refused("overlap")}
+    await stage.store.catalog.resume(paused, "resume", who="me")
+    await cancel(stage, asked[5].run_id)
+    before = await stage.snapshot()
+    assert await ask(stage, *asked) == first
+    assert await stage.snapshot() == before
+
+
 # -- cancel -----------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +387,22 @@ async def test_a_broken_task_stops_no_other_reset(stage: Stage) -> None:
     assert [type(reply) for reply in replies] == [Broken, int]
 
 
+async def test_the_repeat_of_many_resets_gets_the_answers_of_the_first_time(stage: Stage) -> None:
+    """At most 500 tasks in a call, each with its answer in order; retries that failed again since are left alone."""
+    tasks = [f"group/{i}" for i in range(501)]
+    assert await ask(stage, *(trigger(task) for task in tasks[1:])) == [Accepted()] * 500
+    held = [hold(claimed) for claimed in await stage.claim(await stage.read())]
+    await stage.store.runs.fail("A", [Failure(one, 600_000, "{}") for one in held])
+    reset = stage.store.operations.reset_retry
+    assert await reset(tasks, "reset", who=WHO) == [0] + [1] * 500
+    due = await stage.store.timetable.window(stage.now_ms + 60_000)
+    assert len(due) == 500
+    await stage.redis.zadd(stage.store.keys.due, {f"r/{due[0].id}": stage.now_ms + 600_000})
+    before = await stage.snapshot()
+    assert await reset(tasks, "reset", who=WHO) == [0] + [1] * 500
+    assert await stage.snapshot() == before
+
+
 # -- dead runs --------------------------------------------------------------------------------------------------------
 
 
@@ -433,7 +465,7 @@ async def test_a_dead_run_that_may_not_run_now_stays_among_the_dead(stage: Stage
     [entry_id] = await died(stage, trigger(overlap="skip"))
     await pause(stage)
     assert await revive(stage, entry_id) == Refused("paused")
-    await stage.store.catalog.resume(TASK, "resume")
+    await stage.store.catalog.resume([TASK], "resume", who="me")
     assert await revive(stage, entry_id, operation="2", queue_cap=0) == Refused("queue full")
     await stage.queued(overlap="skip")
     assert await revive(stage, entry_id, operation="3") == Refused("overlap")
@@ -732,3 +764,110 @@ async def test_a_task_with_a_broken_run_is_not_half_forgotten(stage: Stage, how:
     before = await stage.snapshot()
     assert isinstance(await forget(stage), Broken)
     assert await stage.snapshot() == before
+
+
+# -- forget, of what processes declare ---------------------------------------------------------------------------------
+
+
+async def withdraw(stage: Stage, operation: str = "forget") -> int | Broken | None:
+    return await stage.store.operations.forget(TASK, operation, who=WHO, declared=True)
+
+
+@pytest.mark.parametrize("kept_in_redis", [False, True])
+async def test_a_task_that_processes_declare_is_withdrawn_when_it_is_forgotten(
+    stage: Stage, *, kept_in_redis: bool
+) -> None:
+    """All that it has goes as that of any other, and a mark stays that hides it from whoever reads the catalog."""
+    if kept_in_redis:
+        await define(stage)
+    await stage.store.runs.complete("A", [completion(await stage.running(ago_ms=5))])
+    held = await stage.running(ago_ms=3)
+    run_id = await stage.queued()
+    await stage.store.ledger.clear([TASK], "clear", who=WHO)
+    await pause(stage)
+    version = await stage.store.catalog.version()
+    assert await withdraw(stage) == 1
+    contents = await stage.store.catalog.contents()
+    assert (contents.withdrawn, contents.dynamic, contents.forgotten, contents.paused) == ((TASK,), {}, (), {})
+    assert contents.version == version + 1
+    assert await stage.store.operations.dynamic(TASK) is None
+    await stage.store.runs.complete("A", [completion(held)])
+    await nothing_left_of(stage, run_id, held.run_id)
+    keys = stage.store.keys
+    known = {key for key, value in (await stage.snapshot()).items() if TASK in key + repr(value)}
+    assert known <= {keys.events, keys.wake, keys.dynamic}
+    assert await events(stage, "forgotten") == [(TASK, WHO)]
+
+
+async def test_what_is_withdrawn_is_not_withdrawn_again(stage: Stage) -> None:
+    """Whoever asks is told that there is no such task; who asked the first time hears the first answer."""
+    await stage.queued()
+    assert await withdraw(stage) == 1
+    before = await stage.redis.hgetall(stage.store.keys.dynamic)
+    assert await withdraw(stage, "another") is None
+    assert await forget(stage, operation="a third") is None
+    assert await withdraw(stage) == 1
+    assert await stage.redis.hgetall(stage.store.keys.dynamic) == before
+    assert len(await events(stage, "forgotten")) == 1
+
+
+async def test_a_withdrawn_task_can_be_defined_as_a_new_one(stage: Stage) -> None:
+    """It has no revision to be replaced, and the definition takes the place of the mark."""
+    await withdraw(stage)
+    assert await define(stage, operation="edit", replaces=1) == Changed(0)
+    defined = expect(Defined, await define(stage))
+    contents = await stage.store.catalog.contents()
+    assert (contents.dynamic, contents.withdrawn) == ({TASK: DEFINITION}, ())
+    assert await stage.store.operations.dynamic(TASK) == Dynamic(defined.revision, DEFINITION)
+    assert await forget(stage, operation="forget it") == 0
+    assert (await stage.store.catalog.contents()).withdrawn == ()
+
+
+@pytest.fixture
+async def half_withdrawn(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a task with four queued runs, two have ended; then the caller died."""
+    for ago_ms in range(4):
+        await stage.queued(ago_ms=ago_ms)
+    monkeypatch.setattr(operations, "MAX_ITEMS", 2)
+    assert await forget_in_part(stage.store, TASK, most=2, declared=True) == 2
+
+
+async def by_its_repeat(stage: Stage) -> int | Broken | None:
+    return await withdraw(stage)
+
+
+async def by_another_operation(stage: Stage) -> int | Broken | None:
+    return await forget(stage, operation="another")
+
+
+async def by_the_leader(stage: Stage) -> int | Broken | None:
+    return await stage.store.operations.finish_forgetting(TASK)
+
+
+@pytest.mark.parametrize(("finished", "ended"), [(by_its_repeat, 4), (by_another_operation, 2), (by_the_leader, 2)])
+async def test_a_removal_that_ends_as_withdrawn_does_so_whoever_finishes_it(
+    stage: Stage, half_withdrawn: None, finished: Callable[[Stage], Awaitable[int | Broken | None]], ended: int
+) -> None:
+    """Until then the task is being forgotten, and its name is taken."""
+    contents = await stage.store.catalog.contents()
+    assert (contents.withdrawn, contents.forgotten, contents.dynamic) == ((), (TASK,), {})
+    standing = expect(Dynamic, await stage.store.operations.dynamic(TASK))
+    assert standing.definition == ""
+    for operation, replaces in (("anew", None), ("edit", standing.revision)):
+        assert await define(stage, operation=operation, replaces=replaces) == Taken(standing.revision)
+    assert await finished(stage) == ended
+    after = await stage.store.catalog.contents()
+    assert (after.withdrawn, after.forgotten, after.dynamic) == ((TASK,), (), {})
+    assert after.version > contents.version
+    assert await stage.live() == {}
+    assert await by_the_leader(stage) is None
+    assert (await stage.store.catalog.contents()).withdrawn == (TASK,)
+
+
+async def test_a_removal_that_was_begun_otherwise_ends_as_withdrawn_if_somebody_sees_a_declaration(
+    stage: Stage, begun: int
+) -> None:
+    """The one who knows more has it."""
+    assert await withdraw(stage, "another") == 4 - begun
+    contents = await stage.store.catalog.contents()
+    assert (contents.withdrawn, contents.forgotten) == ((TASK,), ())

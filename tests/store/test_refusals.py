@@ -9,13 +9,13 @@ import trio
 from redis.exceptions import OutOfMemoryError
 
 from engine.errors import RedisUnavailable
-from engine.store import catalog, election, leases, operations, runs, timetable
+from engine.store import catalog, election, leases, ledger, operations, runs, survey, timetable
 from engine.store.link import Link
 from engine.store.script import Script
 from engine.store.store import Store
 from tests.store.conftest import _servers
 from tests.store.scenario import OTHER, TASK, Stage, snapshot
-from tests.store.transitions import ALL, ON_RUNS, Transition, is_broken, matches, outcome, replies_to
+from tests.store.transitions import ALL, ON_RUNS, READERS, Transition, is_broken, matches, outcome, replies_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -129,6 +129,50 @@ async def test_a_record_with_a_hole_is_broken_and_writes_nothing(stage: Stage, n
     assert after == before
 
 
+# -- what only reads ---------------------------------------------------------------------------------------------------
+
+reader = pytest.mark.parametrize("transition", READERS, ids=lambda transition: transition.name)
+
+
+@reader
+async def test_what_only_reads_changes_nothing_and_says_the_same_again(stage: Stage, transition: Transition) -> None:
+    """However often it is asked."""
+    call = await transition.arrange(stage, [TASK])
+    before = await stage.snapshot()
+    [first] = replies_to(await call())
+    assert matches(first, transition.reply), first
+    assert replies_to(await call()) == [first]
+    assert await stage.snapshot() == before
+
+
+@reader
+async def test_what_only_reads_says_what_is_broken(stage: Stage, transition: Transition) -> None:
+    """Any key that it looks at, with something in it that Troupe never writes."""
+    keys = stage.store.keys
+    for part in (*transition.of_run, *transition.keys(keys)):
+        await stage.redis.flushall()
+        stage = await Stage.set(stage.store)
+        call = await transition.arrange(stage, [TASK])
+        run_id = await run_of(stage, transition, TASK)
+        await put_a_list(stage, key_of(stage, part, TASK, run_id) if part in transition.of_run else part)
+        [reply] = replies_to(await call())
+        assert is_broken(reply), (part, reply)
+
+
+@reader
+async def test_what_only_reads_is_answered_by_a_redis_that_refuses_writes(
+    links: tuple[Link, Link], transition: Transition
+) -> None:
+    """Full, or without the replicas that it wants: whoever looks should see why."""
+    link, onlooker = links
+    stage = await Stage.set(Store.over(link, prefix="looked-at"))
+    call = await transition.arrange(stage, [TASK])
+    for name, value in (("maxmemory-policy", "noeviction"), ("maxmemory", "1"), ("min-replicas-to-write", "1")):
+        await onlooker.commands.execute_command("CONFIG", "SET", name, value)
+    [reply] = replies_to(await call())
+    assert matches(reply, transition.reply), reply
+
+
 # -- a real Redis that refuses writes ---------------------------------------------------------------------------------
 
 
@@ -222,9 +266,11 @@ async def test_a_redis_that_lacks_replicas_is_unavailable_and_nothing_is_written
 
 
 @pytest.mark.parametrize(
-    "module", [catalog, election, leases, operations, runs, timetable], ids=lambda module: module.__name__
+    "module",
+    [catalog, election, leases, ledger, operations, runs, survey, timetable],
+    ids=lambda module: module.__name__,
 )
 def test_every_script_of_a_module_is_in_the_table(module: ModuleType) -> None:
     """A new one does not slip through."""
     scripts = {found.name for found in vars(module).values() if isinstance(found, Script)}
-    assert scripts <= {transition.name.partition(",")[0] for transition in ALL}
+    assert scripts <= {transition.name.partition(",")[0] for transition in ALL + READERS}

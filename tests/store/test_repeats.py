@@ -168,15 +168,17 @@ async def succeeded_by_another(stage: Stage) -> None:
 
 
 async def paused_otherwise(stage: Stage) -> None:
-    assert await stage.store.catalog.pause(TASK, "another", until_ms=stage.now_ms, details='{"who": "me"}')
+    assert await stage.store.catalog.pause(
+        [TASK], "another", until_ms=stage.now_ms, details='{"who": "me"}', who="me"
+    ) == [True]
 
 
 async def paused_for_good(stage: Stage) -> None:
-    assert await stage.store.catalog.pause(TASK, "another", until_ms=None, details="{}")
+    assert await stage.store.catalog.pause([TASK], "another", until_ms=None, details="{}", who="me") == [True]
 
 
 async def resumed_otherwise(stage: Stage) -> None:
-    assert await stage.store.catalog.resume(TASK, "another")
+    assert await stage.store.catalog.resume([TASK], "another", who="me") == [True]
 
 
 async def defined_otherwise(stage: Stage) -> None:
@@ -186,6 +188,26 @@ async def defined_otherwise(stage: Stage) -> None:
 
 async def forgotten(stage: Stage) -> None:
     assert await stage.store.operations.forget(TASK, "forget", who="") == 0
+
+
+async def withdrawn(stage: Stage) -> None:
+    await stage.store.operations.forget(TASK, "withdraw", who="", declared=True)
+
+
+async def withdrawn_again(stage: Stage) -> None:
+    assert await stage.store.operations.forget(TASK, "withdraw again", who="", declared=True) == 0
+
+
+async def published_and_completed(stage: Stage) -> None:
+    await stage.store.runs.complete("A", [completion(await stage.running(ago_ms=0))])
+
+
+async def readmitted(stage: Stage) -> None:
+    assert await stage.store.catalog.declare("another", ["page"], readmit=[TASK])
+
+
+async def cleared_again(stage: Stage) -> None:
+    await stage.store.ledger.clear([TASK], "another", who="")
 
 
 async def seen_again(stage: Stage) -> None:
@@ -278,6 +300,9 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     "beat": {completed: Beat, failed: Beat, handed_back: Beat, reclaimed_and_taken: Beat, abandoned: Beat},
     "bury": {seen_again: "alive"},
     "declare": {paused_otherwise: False},
+    "declare, readmitting": dict.fromkeys((paused_otherwise, withdrawn_again, defined_otherwise), False),
+    "declare, readmitting into a known set": dict.fromkeys((withdrawn_again, defined_otherwise), False),
+    "drop_withdrawn": {withdrawn_again: "changed", defined_otherwise: "changed"},
     "retire": {paused_otherwise: "gone"},
     "retire, noting": {paused_otherwise: "unused"},
     "dismiss": {paused_otherwise: None},
@@ -295,8 +320,10 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     "reset_retry": dict.fromkeys((requeued, requeued_and_taken, requeued_taken_and_failed, superseded), SAME),
     "revive": dict.fromkeys((taken, taken_and_completed, taken_and_failed, paused_otherwise), SAME),
     "discard": {published_again: SAME},
-    "define": dict.fromkeys((defined_otherwise, forgotten), SAME),
-    "forget": dict.fromkeys((completed, defined_otherwise), SAME),
+    "clear": dict.fromkeys((published_and_completed, cleared_again, withdrawn), SAME),
+    "define": dict.fromkeys((defined_otherwise, forgotten, withdrawn), SAME),
+    "forget": dict.fromkeys((completed, defined_otherwise, withdrawn_again), SAME),
+    "forget, withdrawing": dict.fromkeys((completed, defined_otherwise, readmitted), SAME),
 }
 """For each script: what could follow it, and what its late repeat is told then."""
 

@@ -127,7 +127,7 @@ async def test_a_run_of_a_task_that_was_paused_since_is_skipped_at_claim(stage: 
     """It never started: its slot has a verdict, and nothing of the run stays."""
     run_id = await stage.queued()
     entries = await stage.read()
-    await stage.store.catalog.pause(TASK, "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=None, details="{}", who="me")
     replies = await stage.store.runs.claim("A", "t", entries, lease_ms=LEASE_MS)
     assert replies == [Ended("skipped", "paused")]
     assert await stage.verdicts() == [("skipped", "paused")]
@@ -143,7 +143,7 @@ async def test_a_pause_does_not_stop_every_run_at_claim(stage: Stage, why: str) 
     elif why == "started before":
         await stage.store.runs.hand_back("A", [await stage.taken()])
     until_ms = stage.now_ms - 1 if why == "pause is over" else None
-    await stage.store.catalog.pause(TASK, "pause", until_ms=until_ms, details="{}")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=until_ms, details="{}", who="me")
     assert (await stage.taken("B")).run_id == run_id
 
 
@@ -556,7 +556,7 @@ async def test_twelve_hundred_runs_are_taken_through_every_script_and_answered_i
     await stage.redis.zadd(stage.store.keys.due, dict.fromkeys((f"t/{task}" for task in tasks), stage.now_ms - 1_000))
     await stage.redis.delete(stage.store.keys.ledger(tasks[700]))
     await stage.redis.set(stage.store.keys.ledger(tasks[700]), "not ours")
-    await stage.store.catalog.pause(tasks[600], "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause([tasks[600]], "pause", until_ms=None, details="{}", who="me")
     slots = [stage.slot(task) for task in tasks]
     await stage.store.timetable.publish(stage.leader, slots[:1], queue_cap=10_000)  # the script is known to Redis
     before = counted().commands_sent

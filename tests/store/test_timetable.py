@@ -37,7 +37,7 @@ async def publish(stage: Stage, slots: Sequence[Slot], *, cap: int = 100) -> lis
 
 async def pause(stage: Stage, task: str = TASK, *, until_ms: int | None = None) -> None:
     """For a test that needs a task paused."""
-    await stage.store.catalog.pause(task, f"pause {until_ms}", until_ms=until_ms, details='{"who": "me"}')
+    await stage.store.catalog.pause([task], f"pause {until_ms}", until_ms=until_ms, details='{"who": "me"}', who="me")
 
 
 # -- who may --------------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ async def test_a_waiting_retry_of_a_paused_task_fails_and_an_unstarted_run_is_sk
     """Each slot has its verdict, and nothing of the runs stays."""
     retry, parked = await stage.waiting(), await stage.parked(OTHER)
     for task in (TASK, OTHER):
-        await stage.store.catalog.pause(task, task, until_ms=None, details="{}")
+        await stage.store.catalog.pause([task], task, until_ms=None, details="{}", who="me")
     assert await stage.store.timetable.requeue(stage.leader, [retry, parked]) == [
         Ended("failed", "paused"),
         Ended("skipped", "paused"),

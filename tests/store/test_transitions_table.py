@@ -40,7 +40,7 @@ async def requeue_parked(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def refuse_parked(stage: Stage, tasks: Sequence[str]) -> Call:
     call = await requeue_parked(stage, tasks)
-    await stage.store.catalog.pause(tasks[0], "pause", until_ms=None, details="{}")
+    await stage.store.catalog.pause([tasks[0]], "pause", until_ms=None, details="{}", who="me")
     return call
 
 

@@ -13,11 +13,15 @@ from engine.errors import RedisUnavailable
 from engine.store.election import Elected, Renewed
 from engine.store.keys import Keys
 from engine.store.leases import Beat, Reclaimed
+from engine.store.ledger import Cleared
 from engine.store.operations import Accepted, Defined, Refused, Trigger
 from engine.store.runs import Claimed, Failure, Gone, Parked, Stale, Waiting
 from engine.store.session import Broken, Done
+from engine.store.survey import Survey
 from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
 from tests.store.scenario import LEASE_MS, TASK, Stage, completion
+
+WHO = "an operator"
 
 Call: TypeAlias = Callable[[], Awaitable[Any]]
 """Makes one call; each time with the same arguments. A list of replies if it takes many items."""
@@ -64,6 +68,11 @@ def with_version(keys: Keys) -> list[str]:
     return [*(key for key in keys.run_scripts if key != keys.runs), keys.version]
 
 
+def of_catalog(keys: Keys) -> tuple[str, ...]:
+    """The keys of what is declared, and of what was made at run time."""
+    return keys.declarations, keys.version, keys.events, keys.unused, keys.dynamic
+
+
 def matches(reply: Any, wanted: Any) -> bool:
     """Is this reply what is wanted: this value, or of this type?"""
     return isinstance(reply, wanted) if isinstance(wanted, type) else bool(reply == wanted)
@@ -93,7 +102,7 @@ async def publish_over_a_retry(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def skip(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
-        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause([task], f"pause {task}", until_ms=None, details="{}", who="me")
     return await publish(stage, tasks)
 
 
@@ -128,7 +137,7 @@ async def requeue(stage: Stage, tasks: Sequence[str]) -> Call:
 async def refuse_retry(stage: Stage, tasks: Sequence[str]) -> Call:
     call = await requeue(stage, tasks)
     for task in tasks:
-        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause([task], f"pause {task}", until_ms=None, details="{}", who="me")
     return call
 
 
@@ -145,7 +154,7 @@ async def claim(stage: Stage, tasks: Sequence[str]) -> Call:
 async def refuse_claim(stage: Stage, tasks: Sequence[str]) -> Call:
     call = await claim(stage, tasks)
     for task in tasks:
-        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause([task], f"pause {task}", until_ms=None, details="{}", who="me")
     return call
 
 
@@ -237,6 +246,30 @@ async def declare(stage: Stage, _: Sequence[str]) -> Call:
     return lambda: stage.store.catalog.declare("digest", ["page 0", "page 1"])
 
 
+async def withdraw(stage: Stage, task: str) -> None:
+    """Remove a task that a process declares and Redis does not keep."""
+    assert await stage.store.operations.forget(task, f"withdraw {task}", who=WHO, declared=True) == 0
+
+
+async def readmit(stage: Stage, tasks: Sequence[str]) -> Call:
+    await withdraw(stage, tasks[0])
+    as_of = await stage.store.catalog.version()
+    return lambda: stage.store.catalog.declare("digest", ["page"], readmit=tasks[:1], as_of=as_of)
+
+
+async def readmit_into_a_known_set(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.store.catalog.declare("digest", ["page"])
+    await withdraw(stage, tasks[0])
+    as_of = await stage.store.catalog.version()
+    return lambda: stage.store.catalog.declare("digest", ["page"], readmit=tasks[:1], as_of=as_of)
+
+
+async def drop_withdrawn(stage: Stage, tasks: Sequence[str]) -> Call:
+    await withdraw(stage, tasks[0])
+    version = await stage.store.catalog.version()
+    return lambda: stage.store.catalog.drop_withdrawn(stage.leader, version, tasks[:1])
+
+
 async def retire(stage: Stage, _: Sequence[str]) -> Call:
     await stage.store.catalog.declare("digest", ["page"])
     await stage.redis.hset(stage.store.keys.unused, "digest", 1)
@@ -255,16 +288,16 @@ async def dismiss(stage: Stage, tasks: Sequence[str]) -> Call:
 
 
 async def pause(stage: Stage, tasks: Sequence[str]) -> Call:
-    return lambda: stage.store.catalog.pause(tasks[0], "pause", until_ms=None, details="{}")
+    return lambda: stage.store.catalog.pause([tasks[0]], "pause", until_ms=None, details="{}", who="me")
 
 
 async def resume(stage: Stage, tasks: Sequence[str]) -> Call:
     await (await pause(stage, tasks))()
-    return lambda: stage.store.catalog.resume(tasks[0], "resume")
+    return lambda: stage.store.catalog.resume([tasks[0]], "resume", who="me")
 
 
 async def unpause(stage: Stage, tasks: Sequence[str]) -> Call:
-    await stage.store.catalog.pause(tasks[0], "pause", until_ms=stage.now_ms - 1_000, details="{}")
+    await stage.store.catalog.pause([tasks[0]], "pause", until_ms=stage.now_ms - 1_000, details="{}", who="me")
     return stage.store.catalog.drop_ended_pauses
 
 
@@ -355,6 +388,22 @@ OTHERS = (
         keys=lambda keys: (keys.declared("digest"), keys.declarations, keys.version, keys.events, keys.unused),
     ),
     Transition(
+        *("declare, readmitting", readmit, True, False, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.declared("digest"), *of_catalog(keys)),
+    ),
+    Transition(
+        *("declare, readmitting into a known set", readmit_into_a_known_set, True, False, "done"),
+        of_run=(),
+        keys=of_catalog,
+    ),
+    Transition(
+        *("drop_withdrawn", drop_withdrawn, "dropped", "gone", "done"),
+        leads=True,
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.version, keys.dynamic),
+    ),
+    Transition(
         *("retire", retire, "retired", "gone", "done"),
         of_run=(),
         keys=lambda keys: (keys.leader, keys.declarations, keys.version, keys.events, keys.unused, keys.workers),
@@ -384,8 +433,6 @@ OTHERS = (
 
 # -- operators --------------------------------------------------------------------------------------------------------
 
-WHO = "an operator"
-
 
 def of_task(keys: Keys) -> tuple[str, str]:
     """The keys that belong to the task."""
@@ -405,7 +452,7 @@ async def trigger_over_a_retry(stage: Stage, tasks: Sequence[str]) -> Call:
 
 async def refuse_trigger(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
-        await stage.store.catalog.pause(task, f"pause {task}", until_ms=None, details="{}")
+        await stage.store.catalog.pause([task], f"pause {task}", until_ms=None, details="{}", who="me")
     return await trigger(stage, tasks)
 
 
@@ -428,6 +475,11 @@ async def reset_retry(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
         await stage.waiting(task, delay_ms=600_000)
     return lambda: stage.store.operations.reset_retry(tasks, "reset", who=WHO)
+
+
+async def clear(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.store.runs.complete("A", [completion(await stage.running(tasks[0]))])
+    return lambda: stage.store.ledger.clear(tasks[:1], "clear", who=WHO)
 
 
 async def revive(stage: Stage, tasks: Sequence[str]) -> Call:
@@ -453,6 +505,13 @@ async def forget(stage: Stage, tasks: Sequence[str]) -> Call:
     await stage.running(tasks[0])
     await stage.queued(tasks[0], ago_ms=2)
     return lambda: stage.store.operations.forget(tasks[0], "forget", who=WHO)
+
+
+async def forget_declared(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.due(tasks[0], in_ms=600_000)
+    await stage.running(tasks[0])
+    await stage.queued(tasks[0], ago_ms=2)
+    return lambda: stage.store.operations.forget(tasks[0], "forget", who=WHO, declared=True)
 
 
 def by_operators(
@@ -489,6 +548,10 @@ OPERATORS = (
         lambda keys: (keys.due, keys.wake, keys.live(TASK), keys.once("reset")),
     ),
     by_operators(
+        *("clear", clear, Cleared, "refused"),
+        lambda keys: (keys.ledger(TASK), keys.cleared, keys.once("clear")),
+    ),
+    by_operators(
         *("revive", revive, Accepted(), "refused"),
         lambda keys: (keys.due, keys.dead, keys.stream_low, keys.paused, keys.once("revive"), *of_task(keys)),
     ),
@@ -500,7 +563,14 @@ OPERATORS = (
     by_operators(
         *("forget", forget, 1, "done"),
         lambda keys: (
-            *(keys.dynamic, keys.version, keys.once("forget")),
+            *(keys.dynamic, keys.cleared, keys.version, keys.once("forget")),
+            *(keys.due, keys.paused, keys.leases, keys.cancel, keys.stream_low, *of_task(keys)),
+        ),
+    ),
+    by_operators(
+        *("forget, withdrawing", forget_declared, 1, "done"),
+        lambda keys: (
+            *(keys.dynamic, keys.cleared, keys.version, keys.once("forget")),
             *(keys.due, keys.paused, keys.leases, keys.cancel, keys.stream_low, *of_task(keys)),
         ),
     ),
@@ -508,6 +578,25 @@ OPERATORS = (
 """What is asked for by hand: repeats get the first answer, whatever has happened since."""
 
 ALL = ON_RUNS + OTHERS + OPERATORS
+
+
+# -- what only reads --------------------------------------------------------------------------------------------------
+
+
+async def survey(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.store.runs.complete("A", [completion(await stage.running(tasks[0], ago_ms=9))])
+    await stage.waiting(tasks[0], delay_ms=600_000)
+    return lambda: stage.store.runs.survey(tasks[:1])
+
+
+READERS = (
+    Transition(
+        *("survey", survey, Survey, SAME, "done"),
+        of_run=("record", "live", "ledger"),
+        keys=lambda keys: (keys.due,),
+    ),
+)
+"""Scripts that change nothing."""
 
 
 async def outcome(call: Call) -> tuple[list[Any], Exception | None]:

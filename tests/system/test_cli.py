@@ -245,8 +245,15 @@ async def test_the_version_is_that_of_the_distribution(cluster: Cluster) -> None
     assert await look(cluster, "--version") == f"troupe {version('troupe-engine')}\n"
 
 
-@pytest.mark.parametrize("command", ["", "run"])
-async def test_the_help_names_every_exit_code(cluster: Cluster, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("", ["0", "2", "65", "69", "70", "78", "128"]),
+        ("run", ["0", "2", "69", "70", "78", "128"]),
+        ("import", ["0", "2", "65", "69", "78"]),
+    ],
+)
+async def test_the_help_names_every_exit_code(cluster: Cluster, command: str, codes: list[str]) -> None:
     """A service manager is configured by them."""
     printed = await look(cluster, *command.split(), "--help")
-    assert re.findall(r"^ (\d+) ", printed, flags=re.MULTILINE) == ["0", "2", "69", "70", "78", "128"]
+    assert re.findall(r"^ (\d+) ", printed, flags=re.MULTILINE) == codes

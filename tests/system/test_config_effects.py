@@ -102,6 +102,14 @@ async def blocking_reads_in_a_minute(stage: Stage, **turned: Any) -> int:
     return await counted(stage, lambda: worker.cable.reads_of_runs)
 
 
+async def leads_beside_the_replaced_system(stage: Stage, **turned: Any) -> bool:
+    """A worker of that system leads under the same prefix: does this one lead as well?"""
+    await stage.redis.set("troupe_leader_lock", "web-1")
+    worker = await stage.worker(group(), **turned)
+    await stage.until(60)
+    return worker.leads
+
+
 async def attempts_to_lead_in_a_minute(stage: Stage, **turned: Any) -> int:
     """A follower, while another worker leads."""
     await stage.worker(rare_tasks())
@@ -489,6 +497,7 @@ IN_VIRTUAL_TIME: dict[str, tuple[Look, dict[Any, object]]] = {
     "retire_after": (scheduled_after_its_worker_left, {600.0: {"old/t", "new/t"}, 60.0: {"new/t"}}),
     "leader_heartbeat_interval": (seconds_until_another_leads, {1.0: 3, 3.0: 9}),
     "leader_retry_interval": (attempts_to_lead_in_a_minute, {1.0: 60, 5.0: 12}),
+    "wait_for_predecessor": (leads_beside_the_replaced_system, {False: True, True: False}),
     "reconciliation_interval": (minute_of_a_run_that_was_read_and_never_claimed, {30: 1, 300: 5}),
     "running_heartbeat_interval": (a_lost_run_soon_starts_again, {1.0: True, 6.0: False}),
     "max_deliveries": (starts_of_a_run_that_kills_its_workers, {1: 1, 3: 3}),

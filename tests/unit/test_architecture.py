@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from actors import messages
+from actors.declared import Outbox, Posted
 from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.config import Config
@@ -72,6 +73,10 @@ def test_every_field_of_a_record_is_named() -> None:
     assert not missing
 
 
+async def never(_: Posted) -> None:
+    """Nothing is posted here."""
+
+
 def paths(node: Child | Supervisor, above: str = "") -> set[str]:
     """Of the node and of all below it."""
     path = f"{above}{node.name}"
@@ -79,7 +84,7 @@ def paths(node: Child | Supervisor, above: str = "") -> set[str]:
     return {path}.union(*(paths(child, f"{path}.") for child in below))
 
 
-def test_every_role_has_its_row_and_no_other() -> None:
+async def test_every_role_has_its_row_and_no_other() -> None:
     """The tree on the page is the tree in the process."""
     transport = InProcess(InProcessServer())
     parts = Parts(
@@ -91,6 +96,8 @@ def test_every_role_has_its_row_and_no_other() -> None:
         redis_label="in process",
         snapshot=dict,
         started_ms=0,
+        outbox=Outbox(),
+        carry_out=never,
         on_leadership=lambda _leads: None,
     )
     assert first_column(section("The supervision tree")) == paths(assemble(parts).spec)

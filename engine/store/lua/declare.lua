@@ -1,12 +1,27 @@
--- Say what a process declares: one page of its set at a time, the set itself entered with the last page.
--- KEYS: declared:<digest>, declarations, version, events, unused   ARGV: digest, page number, page (opaque JSON), pages in all
--- reply: 'page' (more to come), 'declared' (a new set), 'known'
--- Repeatable: the same content again changes nothing, but that the set is in use now.
+-- Say what a process declares: one page of its set at a time, the set itself entered with the last page. With that, tasks
+-- that an operator had removed may be readmitted: their marks in dynamic (revision|-) go.
+-- KEYS: declared:<digest>, declarations, version, events, unused, dynamic
+-- ARGV: digest, page number, page (opaque JSON), pages in all, the latest revision of a mark that may go; then the tasks
+--   to be readmitted (with the last page)
+-- reply: 'page' (more to come), 'declared' (a new set, or a task readmitted), 'known'
+-- Repeatable: the same content again changes nothing, but that the set is in use now; a mark's revision is the version of
+-- the catalog that it made, so one that came later stays. A new set grows first: refused when memory is full.
 redis.call('GET', KEYS[3])
 redis.call('XLEN', KEYS[4])
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
+local known, latest, back = redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1, tonumber(ARGV[5]), {}
+for i = 6, #ARGV do
+  local revision = string.match(redis.call('HGET', KEYS[6], ARGV[i]) or '', '^(%d+)|%-$')
+  if revision and tonumber(revision) <= latest then back[#back + 1] = ARGV[i] end
+end
+local function tell()
+  for _, task in ipairs(back) do redis.call('HDEL', KEYS[6], task) end
+  redis.call('INCR', KEYS[3])
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'event', 'declared', 'what', ARGV[1])
+  return 'declared'
+end
+if known then
   redis.call('HDEL', KEYS[5], ARGV[1])
-  return 'known'
+  return #back > 0 and tell() or 'known'
 end
 redis.call('HLEN', KEYS[5])
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
@@ -17,6 +32,4 @@ end
 redis.call('PERSIST', KEYS[1])
 local clock = redis.call('TIME')
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)))
-redis.call('INCR', KEYS[3])
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'event', 'declared', 'what', ARGV[1])
-return 'declared'
+return tell()

@@ -2,7 +2,8 @@
 -- KEYS: dynamic, version, events, once:<operation>   ARGV: task, definition (opaque JSON), revision to be replaced or '' (a
 --   new task), who
 -- reply: {'defined', revision}, {'unchanged', revision} (it is so already), {'taken', revision} (there is one, and none was
---   to be replaced, or it is being forgotten), {'changed', revision or 0} (another than the one to be replaced)
+--   to be replaced, or it is being forgotten), {'changed', revision or 0} (another than the one to be replaced); a task that
+--   was withdrawn (revision|-) is a new one
 -- Repeatable: the answer is kept. Revisions come from the version, so none comes twice. Growing first: refused when memory
 -- is full.
 redis.call('XLEN', KEYS[3])
@@ -17,7 +18,8 @@ if old then revision, definition = string.match(old, '^(%d+)|(.*)$') end
 if not (version and revision) then return redis.error_reply('ERR the version or the old definition is not ours') end
 
 local word = 'defined'
-if definition == '' then
+if definition == '-' then revision, definition = '0', nil end
+if definition == '' or definition == '>-' then
   word = 'taken'
 elseif definition == ARGV[2] then
   word = 'unchanged'

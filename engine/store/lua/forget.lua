@@ -1,23 +1,27 @@
 --#include lib
--- Remove a task that was made at run time: definition, due instant, pause, ledger; its runs end without a verdict, and a
--- running one is marked, so that its end leaves none either. Many runs take several calls, between which a tombstone (a
--- revision and no definition) keeps the name.
--- KEYS: behind the item: dynamic, version, once:<operation>   ARGV[2] task, ARGV[3] who, ARGV[4] most runs in this call,
---   ARGV[5] 1 to finish only what is begun, or ''
--- reply: {{'forgotten', runs ended}}, {{'more', runs ended}} (call again), {'unknown'} (no such task) or
---   {{'broken', why}}; the numbers are those of all calls of this operation
+-- Remove a task that was made at run time: definition, due instant, pause, ledger, clearing; its runs end without a
+-- verdict, and a running one is marked, so that its end leaves none either. Many runs take several calls, between which a
+-- tombstone keeps the name: revision| and no definition. A task that processes declare, too, stays withdrawn when all of it
+-- is gone: revision|- hides it, and its tombstone is revision|>-; the revision of both is the version that they make.
+-- KEYS: behind the item: dynamic, cleared, version, once:<operation>   ARGV[2] task, ARGV[3] who, ARGV[4] most runs in this
+--   call, ARGV[5] 1 to finish only what is begun, or '', ARGV[6] 1 if processes declare it, or ''
+-- reply: {{'forgotten', runs ended}}, {{'more', runs ended}} (call again), {'unknown'} (no such task, or withdrawn already)
+--   or {{'broken', why}}; the numbers are those of all calls of this operation
 -- Repeatable: the answer is kept, and with it an operation touches nothing but its tombstone. Freeing first.
-local task, who, room, begun = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= ''
-local DYNAMIC, VERSION, ONCE = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+local task, who, room, begun, declared = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '', ARGV[6] ~= ''
+local DYNAMIC, CLEARED, VERSION, ONCE = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
 redis.call('XLEN', EVENTS)
-if not tonumber(redis.call('GET', VERSION) or 0) then return {{'broken', 'the version is no number'}} end
+redis.call('HLEN', CLEARED)
+local version = tonumber(redis.call('GET', VERSION) or 0)
+if not version then return {{'broken', 'the version is no number'}} end
 return each(1, function(i)
   local before, value = not begun and redis.call('GET', ONCE), redis.call('HGET', DYNAMIC, task)
-  local tombstone = value and string.match(value, '^%d*|$')
+  local revision, definition = string.match(value or '', '^(%d*)|(.*)$')
+  local tombstone = definition == '' or definition == '>-'
   if not tombstone then
     if before then return before == 'unknown' and before or {'forgotten', before} end
     if begun then return 'unknown' end
-    if not value then
+    if definition == '-' or not (value or declared) then
       return 'unknown', function()
         redis.call('DEL', ONCE)
         redis.call('SET', ONCE, 'unknown', 'EX', 600)
@@ -40,16 +44,19 @@ return each(1, function(i)
   return {left > 0 and 'more' or 'forgotten', total}, function()
     redis.call('ZREM', DUE, 't/' .. task)
     redis.call('HDEL', PAUSED, task)
+    redis.call('HDEL', CLEARED, task)
     for _, run in ipairs(ends) do
       run.removed = true
       finish(run)
     end
     for _, run in ipairs(marks) do redis.call('HSET', run.key, 'removed', 1) end
     redis.call('DEL', ledger)
-    if left == 0 then
+    if declared or definition == '>-' then
+      redis.call('HSET', DYNAMIC, task, int(version + 1) .. (left > 0 and '|>-' or '|-'))
+    elseif left == 0 then
       redis.call('HDEL', DYNAMIC, task)
     elseif not tombstone then
-      redis.call('HSET', DYNAMIC, task, string.match(value, '^%d*') .. '|')
+      redis.call('HSET', DYNAMIC, task, (revision or '') .. '|')
     end
     if left == 0 or not tombstone then redis.call('INCR', VERSION) end
     if not begun then redis.call('SET', ONCE, total, 'EX', 600) end

@@ -2,7 +2,7 @@
 -- KEYS: leader, declarations, version, events, unused, workers; then declared:<digest> for each
 -- ARGV: worker:epoch:nonce, retire_after ms; then the digests
 -- reply: 'deposed', or for each digest 'used', 'unused' (not for long enough), 'retired' or 'gone' (no such set)
--- Repeatable: a set goes once. A presence counts until its worker is buried, and declaring a set again begins anew.
+-- Repeatable: a set goes once. A presence that names the set counts until its worker is buried, and declaring a set again begins anew.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'deposed' end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -12,7 +12,7 @@ redis.call('HLEN', KEYS[5])
 local presences, replies = redis.call('HVALS', KEYS[6]), {}
 local function used(digest)
   for _, presence in ipairs(presences) do
-    if string.find(presence, '"digest":"' .. digest .. '"', 1, true) then return true end
+    if string.find(presence, '"' .. digest .. '"', 1, true) then return true end -- whatever it calls it: it may have several
   end
   return false
 end

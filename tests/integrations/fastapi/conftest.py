@@ -1,4 +1,4 @@
-"""Loops that an application can have."""
+"""Loops that an application can have, and a Redis for those that are processes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integrations.fastapi.crossing import LOOPS
+from tests.system.cluster import Cluster, any_redis
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.integrations.fastapi.crossing import Loop
 
 
@@ -24,3 +28,13 @@ def asyncio_loop(request: pytest.FixtureRequest) -> Loop:
     """Those of asyncio."""
     found: Loop = request.param
     return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A Redis of the test's own."""
+    found = Cluster(any_redis(tmp_path / "redis"), tmp_path)
+    try:
+        yield found
+    finally:
+        found.close()

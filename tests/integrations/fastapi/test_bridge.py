@@ -18,7 +18,8 @@ import trio
 from engine.domain.run import RunContext
 from engine.errors import EngineStateError, HostGone
 from integrations.fastapi import bridge as bridge_module
-from integrations.fastapi.bridge import FRAMES, Bridge
+from integrations.fastapi.bridge import Bridge
+from integrations.fastapi.stall import FRAMES
 from tests.integrations.fastapi.crossing import LIMIT_S, RUN, Crossing, cross, in_thread, outcome, until
 
 if TYPE_CHECKING:

@@ -156,7 +156,9 @@ def test_health_is_told_at_any_time(loop: Loop) -> None:
         health = await manager.health_check()
         assert (health.status, health.redis_connected) == ("unhealthy", False)
         await manager.stop()
-        assert await manager.health_check() == HealthResponse(status="unhealthy", redis_connected=False)
+        assert await manager.health_check() == HealthResponse(
+            status="unhealthy", redis_connected=False, detail="the engine was stopped with its application"
+        )
 
     on(loop, main)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 import trio.testing
 
+from actors.declared import Outbox
 from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.config import Config
 from engine.domain.group import TaskGroup
 from engine.errors import RedisUnavailable
+from engine.keeping import GroupKeeper, carry_out
+from engine.management import Management
 from engine.runtime import (
     Child,
     ChildFailed,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from engine.store.ledger import LedgerEntry
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 EPOCH_S = 1_764_000_000.0
 """The wall clock when trio's is 0: a full hour, 2025-11-24 16:00 UTC."""
@@ -151,22 +155,27 @@ class Worker:
     """One process of the cluster: a whole tree with a cable of its own."""
 
     def __init__(self, stage: Stage, number: int, groups: tuple[TaskGroup, ...], settings: dict[str, Any]) -> None:
-        self.config = config(**settings)
+        self.config, self.groups = config(**settings), groups
         self.cable = Cable(stage.server)
         self.environment = stage.environment(number)
         self.identity = Identity("test", f"host{number}", number, f"{number:016x}")
         self.crashes: list[ChildFailed] = []
         """Expected by a test if it clears them."""
+        store = Store.over(self.cable, prefix="troupe", ledger_length=self.config.ledger_length)
+        self.management = Management(store, self.config, lambda: groups)
+        self.outbox = Outbox()
         self.troupe = assemble(
             Parts(
                 config=self.config,
-                store=Store.over(self.cable, prefix="troupe", ledger_length=self.config.ledger_length),
+                store=store,
                 identity=self.identity,
                 groups=groups,
                 services=(self.cable.run,),
                 redis_label="in process",
                 snapshot=lambda: self.supervision.snapshot().to_dict(),
                 started_ms=stage.now_ms(),
+                outbox=self.outbox,
+                carry_out=partial(carry_out, management=self.management, who=self.identity.worker_id),
                 on_leadership=lambda _leads: None,
             )
         )
@@ -174,8 +183,15 @@ class Worker:
         self._life = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
-        with self._life:
+        with self._life, ExitStack() as in_use:
+            keeper = GroupKeeper(self.outbox, self.perform, lambda: self.identity.worker_id)
+            for group in self.groups:
+                in_use.enter_context(group.in_use(keeper))
             await self.supervision.run(task_status=task_status)
+
+    async def perform(self, operation: Callable[[Management], Awaitable[T]]) -> T:
+        """As Engine.perform, in its own trio run."""
+        return await operation(self.management)
 
     def kill(self) -> None:
         """End the process with no last word to Redis."""

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from actors.catalog import Catalog, Reading, Scheduling
+from actors.declared import Declared, Outbox, Posted
 from actors.identity import Identity
 from actors.messages import (
     CatalogAsked,
@@ -23,7 +24,6 @@ from actors.messages import (
     TermAsked,
     Woken,
 )
-from engine.assembly import declaration_of
 from engine.domain.catalog import digest, pages
 from engine.runtime import Child, Mailbox
 from engine.store.election import Elected
@@ -55,7 +55,9 @@ class Librarian:
             config=config(),
             store=self.stage.new_store(self.cable),
             identity=Identity("test", "here", 1, "0"),
-            declaration=declaration_of(self.groups),
+            declared=Declared(self.groups),
+            outbox=Outbox(),
+            carry_out=self.carry_out,
             started_ms=0,
             consumer=self.consumer,
             scheduling=self.scheduling,
@@ -63,6 +65,10 @@ class Librarian:
         await self.stage.actor(Child("catalog", make, self.mailbox), events=self.events)
         await self.stage.settle()
         return self
+
+    async def carry_out(self, posted: Posted) -> None:
+        """Nothing is posted here."""
+        raise AssertionError(posted)
 
     def news(self) -> list[CatalogRead]:
         """What the Consumer was told since the last call."""
@@ -83,7 +89,7 @@ def tasks_named(*names: str, group_name: str = "g", expression: str = "* * * * *
 
 async def declare(stage: Stage, *groups: TaskGroup) -> str:
     """Another process declares its tasks; the digest of them."""
-    declared = declaration_of(groups)
+    declared = Declared(groups).code
     name = digest(declared.definitions, declared.functions)
     await stage.store.catalog.declare(name, pages(declared.definitions, declared.functions))
     return name
@@ -158,14 +164,14 @@ async def test_what_this_version_cannot_read_is_left_out_alone(
     autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A host that knows its time zone runs it; it exists all the same, and one warning says so, at whatever reads."""
-    declared = declaration_of([tasks_named("here"), tasks_named("there", group_name="h")])
+    declared = Declared([tasks_named("here"), tasks_named("there", group_name="h")]).code
     [page] = pages(declared.definitions, declared.functions)
     texts = [re.sub(r'("name":"there".*?)"timezone":"UTC"', r'\1"timezone":"Europe/Newtown"', page)]
     await stage.store.catalog.declare("f" * 64, texts)
     with caplog.at_level(logging.WARNING):
         librarian = await Librarian(stage, tasks_named("a")).start()
         for number in range(3):
-            await stage.store.catalog.pause("g/a", f"op{number}", until_ms=number + 1, details="{}")
+            await stage.store.catalog.pause(["g/a"], f"op{number}", until_ms=number + 1, details="{}", who="me")
             await stage.settle()
     news = librarian.news()[-1]
     assert set(news.tasks) == {"g/a", "g/here"}
@@ -195,7 +201,7 @@ async def test_a_change_that_leaves_the_tasks_as_they_are_parses_nothing(
     """A pause: the very same mapping is told again, so that nobody compares it either."""
     librarian = await Librarian(stage, tasks_named("a", "b")).start()
     before = librarian.news()[-1]
-    await stage.store.catalog.pause("g/a", "op", until_ms=None, details="{}")
+    await stage.store.catalog.pause(["g/a"], "op", until_ms=None, details="{}", who="me")
     await stage.settle()
     after = librarian.news()[-1]
     assert after.version == before.version + 1
@@ -204,7 +210,7 @@ async def test_a_change_that_leaves_the_tasks_as_they_are_parses_nothing(
 
 async def test_others_have_their_turn_while_a_large_set_is_parsed(autojump_clock: MockClock, stage: Stage) -> None:
     """The beats, say: after each page."""
-    declared = declaration_of([tasks_named(*(f"t{number}" for number in range(2_000)))])
+    declared = Declared([tasks_named(*(f"t{number}" for number in range(2_000)))]).code
     await stage.store.catalog.declare("f" * 64, pages(declared.definitions, declared.functions))
     contents = await stage.store.catalog.contents()
     turns = 0

@@ -419,7 +419,7 @@ async def test_a_missed_range_that_redis_calls_early_waits_for_its_clock(
 async def test_a_paused_task_keeps_its_rhythm(autojump_clock: MockClock, stage: Stage, desk: Desk) -> None:
     """Its slots are skipped, each with a verdict."""
     await desk.learn(definition())
-    await stage.store.catalog.pause("g/t", "op", until_ms=at_ms(150), details="{}")
+    await stage.store.catalog.pause(["g/t"], "op", until_ms=at_ms(150), details="{}", who="me")
     await desk.until(181)
     assert await desk.published() == run_ids(180)
     [skipped] = await stage.ledger("g/t")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from actors.declared import Declared
 from actors.heartbeat import Heartbeat
 from actors.identity import Identity
 from actors.messages import CountsAsked, Drain, LeasesInDanger, Refresh, RunsAsked, StopRuns
@@ -44,7 +45,7 @@ class Bearer:
             config=config(running_heartbeat_interval=LEASE_S / 3),
             store=self.stage.new_store(self.cable),
             identity=Identity("svc", "host", 7, "abcdef"),
-            digest="d" * 64,
+            declared=Declared([]),
             snapshot=dict,
             started_ms=at_ms(0),
             consumer=self.consumer,
@@ -154,7 +155,7 @@ async def test_a_new_version_has_the_catalog_read(autojump_clock: MockClock, sta
     assert mail(bearer.catalog) == [Refresh(None)]
     await stage.until(10)
     assert mail(bearer.catalog) == []
-    await stage.store.catalog.pause("g/t", "op", until_ms=None, details="{}")
+    await stage.store.catalog.pause(["g/t"], "op", until_ms=None, details="{}", who="me")
     await stage.until(20)
     assert mail(bearer.catalog) == [Refresh(1)]
 
@@ -204,7 +205,7 @@ async def test_the_presence_tells_who_is_there(autojump_clock: MockClock, stage:
     said = presence.account()
     assert presence.seen_ms == at_ms(3)
     assert not presence.draining
-    assert (said.worker_id, said.pid, said.digest) == ("svc-host-7-abcd", 7, "d" * 64)
+    assert (said.worker_id, said.pid, said.digest) == ("svc-host-7-abcd", 7, Declared([]).code_digest)
     assert said.counts == {"ran": 3}
     assert (said.executes, said.can_lead) == (True, True)
     assert json.loads(presence.details)["v"] == 1

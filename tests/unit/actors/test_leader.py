@@ -11,6 +11,7 @@ import trio
 from actors.identity import Identity
 from actors.leader import Leader
 from actors.messages import Drain, LeadershipEnded, LeadershipTaken, LeaseRenewed, SeatVacated, TermAsked, WriteRefused
+from actors.predecessor import Predecessor
 from engine.runtime import Child, Mailbox
 from engine.store.election import Elected
 from tests.unit.actors.stage import Cable, config, mail
@@ -38,15 +39,18 @@ class Candidate:
         self.tree: Supervision
 
     async def start(self) -> Candidate:
+        settings = config(leader_heartbeat_interval=LEASE_S / 3, leader_retry_interval=RETRY_S)
+        store = self.stage.new_store(self.cable)
         make = partial(
             Leader,
-            config=config(leader_heartbeat_interval=LEASE_S / 3, leader_retry_interval=RETRY_S),
-            store=self.stage.new_store(self.cable),
+            config=settings,
+            store=store,
             identity=Identity("test", self.name, 1, "0"),
             coordinator=self.coordinator,
             reconciler=self.reconciler,
             catalog=self.catalog,
             on_change=self.changes.append,
+            predecessor=Predecessor(config=settings, store=store, name=self.name),
         )
         self.tree = await self.stage.actor(Child("leader", make, self.mailbox), events=self.events)
         await self.stage.settle()

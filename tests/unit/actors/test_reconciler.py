@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from actors.declared import Declared
 from actors.messages import Beat
 from actors.reconciler import DEAD_ALARM
-from engine.assembly import declaration_of
 from engine.domain.catalog import pages
 from engine.store.operations import Trigger
 from engine.store.presence import Account
@@ -50,9 +50,10 @@ async def test_a_run_of_a_vanished_worker_starts_again_elsewhere(autojump_clock:
 
 async def test_a_run_that_kills_its_workers_is_set_aside(autojump_clock: MockClock, stage: Stage) -> None:
     """After ``max_deliveries``; it condemns no neighbour."""
-    tasks, killer, neighbour = group(), Gate(), Gate()
-    tasks.add_task(YEARLY, name="killer", run_on_first_start=True)(killer.walk)
-    await stage.worker(tasks, concurrent_tasks=0)
+    leading, tasks, killer, neighbour = group(), group(), Gate(), Gate()
+    for one in (leading, tasks):
+        one.add_task(YEARLY, name="killer", run_on_first_start=True)(killer.walk)
+    await stage.worker(leading, concurrent_tasks=0)
     tasks.add_task(YEARLY, name="neighbour", run_on_first_start=True)(neighbour.walk)
     killed = 0
     while killed < 3:
@@ -126,7 +127,7 @@ async def test_tasks_that_nobody_declares_leave_the_timetable(
     former = await stage.worker(old, can_lead=False, **settings)
     await stage.until(61)
     await former.stop()
-    await stage.store.catalog.pause("g/gone", "op", until_ms=None, details="{}")
+    await stage.store.catalog.pause(["g/gone"], "op", until_ms=None, details="{}", who="me")
     await stage.until(61 + 290)
     assert set(await stage.store.timetable.tasks()) == {"g/kept", "g/gone"}
     await stage.until(61 + 390)
@@ -134,6 +135,35 @@ async def test_tasks_that_nobody_declares_leave_the_timetable(
     assert (await stage.verdicts("g/gone"))[0] == ("ran", "")
     assert "g/gone" in (await stage.store.catalog.contents()).paused
     assert len((await stage.store.catalog.contents()).sets) == 1
+
+
+async def test_the_mark_of_a_removed_task_goes_when_nobody_declares_the_task_any_longer(
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until then it hides what a live worker declares, and what a set has that is not retired yet."""
+    old, new = group(), group()
+    for tasks in (old, new):
+        noting(tasks, YEARLY, name="kept")
+    for name in ("removed", "other"):
+        noting(old, YEARLY, name=name)
+    settings = {"retire_after": 300.0}
+    await stage.worker(new, concurrent_tasks=0, **settings)
+    former = await stage.worker(old, can_lead=False, **settings)
+    await stage.until(5)
+    for name in ("removed", "kept"):
+        assert await stage.store.operations.forget(f"g/{name}", f"forget {name}", who="me", declared=True) is not None
+    await stage.until(200)
+    await former.stop()
+    await stage.until(200 + 290)
+    assert set((await stage.store.catalog.contents()).withdrawn) == {"g/removed", "g/kept"}
+    version = await stage.store.catalog.version()
+    with caplog.at_level("INFO"):
+        await stage.until(200 + 450)
+    contents = await stage.store.catalog.contents()
+    assert contents.withdrawn == ("g/kept",)
+    assert contents.version == version + 1  # of the set that was retired
+    told = [record.getMessage() for record in caplog.records if "which was removed" in record.getMessage()]
+    assert told == ["Task g/removed, which was removed, is declared by nobody any longer"]
 
 
 async def test_runs_of_a_task_that_nobody_declares_end_with_a_verdict(autojump_clock: MockClock, stage: Stage) -> None:
@@ -182,7 +212,7 @@ async def test_a_task_that_this_leader_cannot_read_stays(autojump_clock: MockClo
     mine, old = group("mine"), group()
     noting(mine, YEARLY)
     noting(old, YEARLY, name="common")
-    declared = declaration_of([old])
+    declared = Declared([old]).code
     [text] = pages(declared.definitions, declared.functions)
     newer = text.replace('"timezone":"UTC"', '"timezone":"Europe/Newtown"')
     assert newer != text
@@ -231,7 +261,7 @@ async def test_a_set_that_is_retired_and_declared_at_once_goes_on(autojump_clock
     await stage.redis.hdel(keys.workers, worker.identity.key)
     await stage.redis.hset(keys.unused, digest, 1)
     leader = await stage.redis.get(keys.leader)
-    declared = declaration_of([mine])
+    declared = Declared([mine]).code
     assert await catalog.retire(leader, [digest], after_ms=60_000) == ["retired"]
     await catalog.declare(digest, pages(declared.definitions, declared.functions))
     await stage.until(201)
@@ -500,7 +530,7 @@ async def test_a_pause_that_has_ended_by_itself_is_removed(autojump_clock: MockC
     await stage.worker(tasks)
     await stage.until(5)
     for name, until_ms in {"ended": at_ms(20), "later": at_ms(10_000), "open": None}.items():
-        await stage.store.catalog.pause(f"g/{name}", name, until_ms=until_ms, details="{}")
+        await stage.store.catalog.pause([f"g/{name}"], name, until_ms=until_ms, details="{}", who="me")
     version = await stage.store.catalog.version()
     await stage.until(19)
     assert await stage.redis.hlen(stage.store.keys.paused) == 3

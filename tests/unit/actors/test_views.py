@@ -9,7 +9,7 @@ import trio
 
 from engine.errors import RedisUnavailable
 from engine.views import read_tasks
-from tests.unit.actors.stage import Cable, group, noting
+from tests.unit.actors.stage import Cable, config, group, noting
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -26,7 +26,7 @@ async def test_redis_that_goes_away_in_the_middle_is_one_error(autojump_clock: M
     await stage.until(5)
     cable = Cable(stage.server)
     looking = stage.new_store(cable)
-    assert len(await read_tasks(looking)) == 3
+    assert len(await read_tasks(looking, config())) == 3
     whole = len(cable.sent)
     cable.sent.clear()
 
@@ -37,4 +37,4 @@ async def test_redis_that_goes_away_in_the_middle_is_one_error(autojump_clock: M
 
     stage.nursery.start_soon(cut_in_the_middle)
     with pytest.raises(RedisUnavailable):
-        await read_tasks(looking)
+        await read_tasks(looking, config())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, final
 
 import pytest
 
@@ -19,6 +19,10 @@ from engine.errors import (
     TaskTypeError,
     UnknownTask,
 )
+
+if TYPE_CHECKING:
+    from engine.domain.dynamic import Change
+    from engine.domain.task import Definition, Task
 
 
 async def report(region: str = "eu", *, days: int = 1) -> None:
@@ -243,8 +247,9 @@ def test_dynamic_tasks_come_and_go_and_declared_ones_stay() -> None:
     group = TaskGroup("g")
     group.add_task("@daily")(report)
     task = group.add_dynamic_task("report", "@hourly", name="extra")
+    assert group.add_dynamic_task("report", "@hourly", name="extra") is task
     with pytest.raises(DuplicateTask):
-        group.add_dynamic_task("report", "@hourly", name="extra")
+        group.add_dynamic_task("report", "@daily", name="extra")
     with pytest.raises(FunctionNotRegistered, match="it knows report"):
         group.add_dynamic_task("nobody", "@hourly")
     with pytest.raises(UnknownTask, match="declared by code"):
@@ -362,22 +367,34 @@ def test_what_tasks_inherit_is_checked_where_the_group_is_made(
     assert str(caught.value).startswith("group 'g', ")
 
 
-def test_a_group_in_use_does_not_change() -> None:
+@final
+class Keeping:
+    """A running engine that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.posted: list[Change] = []
+
+    def post(self, change: Change) -> None:
+        self.posted.append(change)
+
+    async def create(self, task: Task) -> None:
+        raise AssertionError(task)
+
+    async def remove(self, group: str, name: str) -> Definition:
+        raise AssertionError(f"{group}/{name}")
+
+
+def test_the_code_of_a_group_in_use_does_not_change() -> None:
     """An engine has read it at its start, so that a later declaration would be silently ignored."""
     group = TaskGroup("g")
     group.add_task("@daily")(report)
     group.add_dynamic_task("report", "@daily", name="extra")
     prepared = group.add_task("@daily", register=False)
-    changes: list[Callable[[], object]] = [
-        lambda: prepared(clean),
-        lambda: group.register_function(clean),
-        lambda: group.add_dynamic_task("report", "@hourly"),
-        lambda: group.remove_dynamic_task("extra"),
-    ]
-    with group.in_use(), group.in_use():
+    changes: list[Callable[[], object]] = [lambda: prepared(clean), lambda: group.register_function(clean, name="c")]
+    with group.in_use(Keeping()), group.in_use(Keeping()):
         pass
-    with group.in_use():
-        with group.in_use():
+    with group.in_use(Keeping()):
+        with group.in_use(Keeping()):
             pass
         for change in changes:
             with pytest.raises(GroupInUse, match=r"task 'g/.*declare before"):
@@ -385,4 +402,4 @@ def test_a_group_in_use_does_not_change() -> None:
         assert [task.name for task in group.tasks] == ["report", "extra"]
     for change in changes:
         change()
-    assert [task.name for task in group.tasks][:2] == ["report", "clean"]
+    assert [task.name for task in group.tasks] == ["report", "extra", "clean"]

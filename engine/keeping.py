@@ -1,0 +1,75 @@
+"""A running engine as its task groups see it: where dynamic tasks go that are made while it runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, final
+
+from engine.domain.dynamic import Made, Redeclared, Removed
+from engine.errors import PayloadTooLarge, RedisKeyBroken, StaticTask, TaskDeclarationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.declared import Outbox, Posted
+    from engine.domain.dynamic import Change
+    from engine.domain.task import Definition, Task
+    from engine.management import Management, Perform
+
+__all__ = ["GroupKeeper", "carry_out"]
+
+log = logging.getLogger("fastapi.task-manager.group")
+
+
+@final
+class GroupKeeper:
+    """The ``Keeper`` that an engine shows its groups while it runs."""
+
+    def __init__(self, outbox: Outbox, perform: Perform, who: Callable[[], str]) -> None:
+        self._outbox, self._perform, self._who = outbox, perform, who
+
+    def post(self, change: Change) -> None:
+        """See ``Keeper``."""
+        self._outbox.post(change)
+
+    async def create(self, task: Task) -> None:
+        """See ``Keeper``."""
+        await self._perform(lambda management: management.create(task, who=self._who()))
+
+    async def remove(self, group: str, name: str) -> Definition:
+        """See ``Keeper``."""
+        return await self._perform(lambda management: management.remove(group, name, who=self._who()))
+
+
+async def carry_out(posted: Posted, management: Management, *, who: str) -> None:
+    """Do what a group asked for without waiting. What cannot be done is told to the log: nobody waits for the answer.
+
+    Raises:
+        RedisUnavailable: repeat it.
+    """
+    match posted.change:
+        case Made(task):
+            await _make(task, posted.operation_id, management, who)
+        case Removed(task):
+            definition = task.definition
+            try:
+                await management.forget(definition, posted.operation_id, who=who)
+            except (StaticTask, RedisKeyBroken) as error:
+                log.error(  # noqa: TRY400  # the traceback says nothing
+                    "Dynamic task '%s' could not be removed from group '%s': %s", task.name, definition.group, error
+                )
+            management.group(definition.group).drop(task.name)
+        case Redeclared():
+            pass  # it is declared, and kept nowhere
+
+
+async def _make(task: Task, operation_id: str, management: Management, who: str) -> None:
+    group = task.definition.group
+    try:
+        made = await management.define(task, operation_id, who=who)
+        why = "the name is taken by another task"
+    except (PayloadTooLarge, RedisKeyBroken, TaskDeclarationError) as error:
+        made, why = False, str(error)
+    if made is False:
+        log.error("Dynamic task '%s' could not be created in group '%s': %s", task.name, group, why)
+    management.group(group).settle(task, made=made is not False)

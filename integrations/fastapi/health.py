@@ -1,0 +1,29 @@
+"""How a worker that runs is, as the management API says it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.views import iso
+from integrations.fastapi.schemas import HealthResponse
+
+if TYPE_CHECKING:
+    from engine.app import Engine
+    from engine.worker import Health
+
+__all__ = ["health_of"]
+
+
+def health_of(engine: Engine, found: Health) -> HealthResponse:
+    """Healthy when Redis is reached and every actor is up."""
+    down = f"not running: {', '.join(found.down)}" if found.down else None
+    started_s = engine.started_at_s
+    return HealthResponse(
+        status="healthy" if found.redis_connected and not found.down else "unhealthy",
+        redis_connected=found.redis_connected,
+        worker_id=engine.worker_id,
+        worker_started_at=None if started_s is None else iso(int(started_s) * 1000),
+        is_leader=found.leads,
+        store=found.store,
+        detail=down if found.redis_connected else "no connection to Redis",
+    )
