@@ -29,6 +29,7 @@ format: .venv/.installed-dev  ## rewrite the sources in the project's format
 
 bench: .venv/.installed-dev  ## measure; prints figures of this machine
 	$(BIN)/python -m tests.benchmarks.link
+	$(BIN)/python -m tests.benchmarks.memory
 
 clean:  ## remove what the other commands made
 	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, assert_never, final
 
@@ -21,23 +21,23 @@ from actors.messages import (
     Woken,
 )
 from actors.outage import PAUSE_S, insist
+from actors.reading import Reading
 from actors.timer import Timer
-from engine.domain.catalog import merge, pages, parse_page
-from engine.domain.dynamic import Made, Redeclared, Removed
-from engine.domain.task import Definition
-from engine.errors import MalformedDefinition, RedisUnavailable
+from engine.domain.catalog import pages
+from engine.domain.dynamic import Made, Redeclared, Removed, task_of_change
+from engine.errors import RedisUnavailable
 from engine.runtime import Actor
 from engine.store.transport import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from actors.declared import Declared, Outbox, Posted
     from actors.identity import Identity
     from actors.messages import ConsumerInbox, CoordinatorInbox, LeaderInbox, ReconcilerInbox
     from engine.config import Config
     from engine.runtime import Mailbox
-    from engine.store.catalog import Contents, DeclaredSet, Event
+    from engine.store.catalog import DeclaredSet, Event
     from engine.store.leases import Presence
     from engine.store.store import Store
     from engine.store.timetable import Due
@@ -142,30 +142,53 @@ class Catalog(Actor[CatalogInbox]):
         self._declaring = False
         await self.context.mailbox.send(Refresh(None))
 
-    async def _declare_extras(self, *readmitted: str) -> None:
+    async def _declare_extras(self, *, readmit: Sequence[str] = ()) -> None:
         """Dynamic tasks that are kept nowhere; with those that are declared anew after they were removed."""
-        extras, store = self._declared.extras(), self._store
-        if extras.definitions:
-            found, texts = self._declared.extras_digest, pages(extras.definitions, ())
-            as_of = await insist(store.transport, store.catalog.version)  # a repeat brings back nothing removed since
-            await insist(store.transport, lambda: store.catalog.declare(found, texts, readmit=readmitted, as_of=as_of))
+        before, extras, store = self._declared.extras_digest, self._declared.take_extras(), self._store
+        if not extras.definitions or (self._declared.extras_digest == before and not readmit and not self._declaring):
+            return
+        as_of = await insist(store.transport, store.catalog.version)  # a repeat brings back nothing removed since
+        declare = partial(
+            store.catalog.declare,
+            self._declared.extras_digest,
+            pages(extras.definitions, ()),
+            readmit=readmit,
+            as_of=as_of,
+            replaces=before,
+            worker=self._identity.key,
+        )
+        await insist(store.transport, declare)
 
     async def _send_changes(self) -> None:
-        """What was asked for without waiting, in order."""
+        """What was asked for without waiting: in order for each task, and as far as Redis takes it.
+
+        When its memory is full it takes removals, and nothing that grows.
+        """
         while True:
-            posted = await self._outbox.first()
-            match posted.change:
-                case Redeclared(task):
-                    await self._declare_extras(task.id)
-                case Made() | Removed():
-                    before = self._declared.extras_digest
-                    await insist(self._store.transport, partial(self._carry_out, posted))
-                    self._declared.extras()
-                    if self._declared.extras_digest != before:
-                        await self._declare_extras()
-                case _:
-                    assert_never(posted.change)
-            self._outbox.done()
+            await self._outbox.filled()
+            held_up: set[str] = set()
+            for posted in self._outbox.waiting():
+                task_id = task_of_change(posted.change)
+                if task_id in held_up:
+                    continue
+                try:
+                    await self._carry_out(posted)
+                except RedisUnavailable:
+                    held_up.add(task_id)
+                    continue
+                match posted.change:
+                    case Redeclared(task):
+                        await self._declare_extras(readmit=[task.id])
+                    case Removed():
+                        await self._declare_extras()  # it may have been one of them
+                    case Made():
+                        pass
+                    case _:
+                        assert_never(posted.change)
+                self._outbox.done(posted)
+            if held_up:
+                await trio.sleep(PAUSE_S)
+                await self._store.transport.wait_up()
 
     async def _refresh(self, *, in_any_case: bool) -> None:
         try:
@@ -181,7 +204,9 @@ class Catalog(Actor[CatalogInbox]):
         self._version = contents.version
         ours = {self._digest, self._declared.extras_digest} - {""}
         if not ours <= {found.digest for found in contents.sets}:
-            self._start_declaring()  # retired while this worker was cut off, or forgotten by Redis
+            # Retired while this worker was cut off, or forgotten by Redis. What was removed by then stays removed.
+            self._declared.undeclare(self._news.withdrawn if self._news is not None else ())
+            self._start_declaring()
         self._sets = {found.digest: found for found in contents.sets}
         news = self._news = await self._reading.read(contents)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
@@ -271,96 +296,3 @@ class Catalog(Actor[CatalogInbox]):
             await self._store.transport.unblock(Lane.EVENTS)
         except RedisUnavailable:
             log.debug("The reader of events begins anew by itself when Redis is back")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Set:
-    """A declared set, parsed."""
-
-    definitions: Mapping[str, Definition]
-    ids: frozenset[str]
-    """Of all its tasks, those that this version does not understand included."""
-
-    functions: frozenset[str]
-    nameless: bool
-    """Something in it does not even say which task it is."""
-
-
-@final
-class Reading:
-    """Makes a `CatalogRead` of what Redis holds. What was parsed is kept while it is there: it never changes.
-
-    A definition that this version cannot read is left out, with one warning for its set: a newer version, which wrote
-    it, or a host that knows its time zone, runs it. Its task exists all the same.
-    """
-
-    def __init__(self) -> None:
-        self._sets: dict[str, _Set] = {}
-        self._dynamic: dict[str, tuple[str, Definition | None]] = {}
-        """Task id -> the text, and what it says if this version understands it."""
-
-        self._latest: tuple[object, CatalogRead] | None = None
-
-    async def read(self, contents: Contents) -> CatalogRead:
-        """Parsed and merged: of a task in several sets, the set first seen latest wins."""
-        first_seen_ms = {found.digest: found.first_seen_ms for found in contents.sets}
-        shape = (first_seen_ms, contents.dynamic, contents.forgotten, contents.withdrawn)
-        if self._latest is not None and self._latest[0] == shape:
-            return replace(self._latest[1], version=contents.version)  # with the same tasks: nobody compares them
-        self._sets = {found.digest: self._sets.get(found.digest) or await _parse(found) for found in contents.sets}
-        self._dynamic = {task_id: self._definition(task_id, text) for task_id, text in contents.dynamic.items()}
-        tasks = merge(
-            {digest: (first_seen_ms[digest], one.definitions) for digest, one in self._sets.items()},
-            {task_id: definition for task_id, (_, definition) in self._dynamic.items() if definition is not None},
-            frozenset(contents.withdrawn),
-        )
-        news = CatalogRead(
-            version=contents.version,
-            tasks=tasks,
-            sets={digest: one.ids for digest, one in self._sets.items()},
-            functions={digest: one.functions for digest, one in self._sets.items()},
-            forgotten=contents.forgotten,
-            withdrawn=contents.withdrawn,
-            others=self._not_understood() - tasks.keys(),
-            complete=not any(one.nameless for one in self._sets.values()),
-        )
-        self._latest = shape, news
-        return news
-
-    def _not_understood(self) -> frozenset[str]:
-        kept = {task_id for task_id, (_, definition) in self._dynamic.items() if definition is None}
-        return frozenset(kept).union(*(one.ids.difference(one.definitions) for one in self._sets.values()))
-
-    def _definition(self, task_id: str, text: str) -> tuple[str, Definition | None]:
-        known = self._dynamic.get(task_id)
-        if known is not None and known[0] == text:
-            return known
-        try:
-            return text, Definition.from_json(text)
-        except MalformedDefinition as error:
-            log.warning("The dynamic task %s is not understood by this version: %s", task_id, error)
-            return text, None
-
-
-async def _parse(found: DeclaredSet) -> _Set:
-    """Others have their turn after each page: the beats go on, however many tasks there are."""
-    definitions: dict[str, Definition] = {}
-    functions: set[str] = set()
-    refused: dict[str, str] = {}
-    nameless = ""
-    for text in found.pages:
-        page = parse_page(text)
-        definitions.update(page.definitions)
-        functions.update(page.functions)
-        refused.update(page.refused)
-        nameless = nameless or page.nameless
-        await trio.lowlevel.checkpoint()
-    if refused or nameless:
-        log.warning(
-            "The declaration %.8s is not understood by this version in part, left out are %s: %s",
-            found.digest,
-            f"{len(refused)} task(s), the first {min(refused)}" if refused else "tasks that it does not name",
-            refused[min(refused)] if refused else nameless,
-        )
-    return _Set(definitions, frozenset(definitions) | frozenset(refused), frozenset(functions), bool(nameless))

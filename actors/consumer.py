@@ -16,6 +16,7 @@ from actors.messages import (
     ConsumerInbox,
     Drain,
     LeasesInDanger,
+    Refresh,
     RunsAsked,
     StopRuns,
 )
@@ -91,6 +92,10 @@ class Consumer(Actor[ConsumerInbox]):
         self._draining = draining
         self._drained = trio.Event()
         self._changed = trio.Event()
+        self._version = -1
+        """Of the catalog, when it was last heard of."""
+
+        self._learned = trio.Event()
 
     async def started(self) -> None:
         """Take over the threads of a former life, then read."""
@@ -129,6 +134,9 @@ class Consumer(Actor[ConsumerInbox]):
         match message:
             case CatalogRead():
                 self._learn(message.tasks)
+                self._version = message.version
+                self._learned.set()
+                self._learned = trio.Event()
             case RunsAsked():
                 message.reply.send([(run.run_id, run.claimed.fence) for run in self._runs.values()])
             case StopRuns():
@@ -241,20 +249,20 @@ class Consumer(Actor[ConsumerInbox]):
                     assert_never(reply)
 
     async def _claim(self, entries: list[Entry]) -> None:
-        token = self.context.new_id()
+        token, tasks = self.context.new_id(), self._tasks  # a task may go while Redis answers
         lease_ms = round(self._config.run_lease_s * 1000)
         replies = await insist(
             self._store.transport,
             lambda: self._store.runs.claim(self._identity.key, token, entries, lease_ms=lease_ms),
         )
         for entry, reply in zip(entries, replies, strict=True):
-            self._start(entry, reply, token)
+            self._start(entry, reply, tasks[entry.task_id], token)
         self._show()
 
-    def _start(self, entry: Entry, reply: ClaimReply, token: str) -> None:
+    def _start(self, entry: Entry, reply: ClaimReply, task: Task, token: str) -> None:
         match reply:
             case Claimed():
-                run = self._running(reply, token)
+                run = self._running(reply, task, token)
                 self._take_on(run)
                 self._bodies.start_soon(self._run, run, name=run.run_id)
             case Ended(verdict, reason):
@@ -272,8 +280,7 @@ class Consumer(Actor[ConsumerInbox]):
         if run.last_delivery:
             self._lone.append(run)
 
-    def _running(self, claimed: Claimed, token: str) -> Running:
-        task = self._tasks[claimed.task_id]
+    def _running(self, claimed: Claimed, task: Task, token: str) -> Running:
         return Running(
             claimed=claimed,
             task=task,
@@ -297,6 +304,8 @@ class Consumer(Actor[ConsumerInbox]):
         """One run, from its claim to its verdict."""
         try:
             await self._wait_alone(run)
+            if run.task.definition.dynamic:
+                await self._look_again(run)
             run.started_s, run.started_ms = self.context.clock.monotonic(), self.context.clock.redis_ms()
             end = Stopped() if run.stop is not None else await perform(run, self._threads, self._host)
         except trio.Cancelled:
@@ -344,6 +353,23 @@ class Consumer(Actor[ConsumerInbox]):
         await call.done.wait()
         self._overdue -= 1
         log.warning("The thread of run %s, which timed out, has returned", run.run_id)
+
+    async def _look_again(self, run: Running) -> None:
+        """A dynamic task may have been removed or made anew before the claim, unheard: run what it is, or nothing.
+
+        What Redis says of the catalog after the claim is waited for; not for longer than a lease.
+        """
+        version = await insist(self._store.transport, self._store.catalog.version)
+        if version > self._version:
+            self._catalog.tell(Refresh(version))
+            with trio.move_on_after(self._config.run_lease_s):
+                while self._version < version and run.stop is None:
+                    await self._learned.wait()
+        task = self._tasks.get(run.claimed.task_id)
+        if task is None or self._version < version:
+            run.tell_to_stop(Stop.UNKNOWN)
+        else:
+            run.task = task
 
     async def _wait_alone(self, run: Running) -> None:
         """On its last delivery a run may be what kills workers: it waits until no other run could be hurt.

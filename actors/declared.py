@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -13,7 +14,7 @@ from engine.domain.catalog import Declaration, digest
 from engine.domain.names import task_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from actors.messages import CatalogRead
     from engine.domain.dynamic import Change
@@ -36,13 +37,23 @@ class Declared:
         )
         self.code_digest = digest(self.code.definitions, self.code.functions)
         self.extras_digest = ""
-        """Of the dynamic ones when they were last looked at; empty when there are none."""
+        """Of the dynamic ones that were declared last; empty when there were none."""
 
     def extras(self) -> Declaration:
         """The dynamic ones, as they are now."""
         found = tuple(task.definition for group in self._groups for task in group.declared if task.dynamic)
-        self.extras_digest = digest(found, ()) if found else ""
         return Declaration(definitions=found, functions=())
+
+    def take_extras(self) -> Declaration:
+        """As ``extras``, to be declared now: others hear of this digest from now on."""
+        found = self.extras()
+        self.extras_digest = digest(found.definitions, ()) if found.definitions else ""
+        return found
+
+    def undeclare(self, withdrawn: Container[str]) -> None:
+        """Declare dynamic tasks no longer that were removed."""
+        for group in self._groups:
+            group.undeclare([task.name for task in group.declared if task.dynamic and task.id in withdrawn])
 
     def hear(self, news: CatalogRead) -> None:
         """Tell the groups which dynamic tasks the cluster has."""
@@ -52,7 +63,9 @@ class Declared:
                 dynamic[definition.group].append(definition)
         withdrawn = frozenset(news.withdrawn)
         for group in self._groups:
-            group.hear(dynamic[group.name], [task.name for task in group.declared if task.id in withdrawn])
+            group.hear(
+                news.version, dynamic[group.name], [task.name for task in group.declared if task.id in withdrawn]
+            )
 
     def at_odds(self, news: CatalogRead) -> Iterable[Definition]:
         """Dynamic tasks that this process declares and that are otherwise in the cluster."""
@@ -82,18 +95,22 @@ class Outbox:
     def post(self, change: Change) -> None:
         """From any thread. Returns at once."""
         self._waiting.append(Posted(change))
-        self._token.run_sync_soon(self._wake, idempotent=True)
+        with suppress(trio.RunFinishedError):  # whoever asks for it loses the race with the end of the engine
+            self._token.run_sync_soon(self._wake, idempotent=True)
 
-    async def first(self) -> Posted:
-        """Wait for the first one. It stays until ``done``."""
+    async def filled(self) -> None:
+        """Wait until there is something. It stays until ``done``."""
         while not self._waiting:
             self._filled = trio.Event()
             await self._filled.wait()
-        return self._waiting[0]
 
-    def done(self) -> None:
-        """The first one was carried out."""
-        self._waiting.popleft()
+    def waiting(self) -> list[Posted]:
+        """All that wait, in order."""
+        return list(self._waiting)
+
+    def done(self, posted: Posted) -> None:
+        """It was carried out."""
+        self._waiting.remove(posted)
 
     def left(self) -> int:
         """How many wait."""

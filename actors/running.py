@@ -36,6 +36,7 @@ class Stop(Enum):
     DANGER = "this worker was cut off from Redis"
     SHUTDOWN = "this worker stops"
     CROWDED = "the other runs of this worker do not end"
+    UNKNOWN = "its task is not, or no longer, what this worker knows"
 
 
 @final

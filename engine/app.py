@@ -7,6 +7,7 @@ import math
 import signal
 import sys
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, final
 
 import trio
@@ -32,6 +33,7 @@ from engine.errors import (
     TroupeError,
 )
 from engine.keeping import GroupKeeper
+from engine.management import check_dynamic
 from engine.runtime import default_environment
 from engine.runtime.fork import in_children, no_way_back
 from engine.services import opened
@@ -311,7 +313,12 @@ class Engine:
         self._stop = trio.Event()
         self._worker, self._host = None, host
         outbox = Outbox()
-        keeper = GroupKeeper(outbox, self.perform, lambda: self.worker_id or self.config.worker_service_name)
+        keeper = GroupKeeper(
+            outbox,
+            self.perform,
+            check=partial(check_dynamic, config=self.config),
+            who=lambda: self.worker_id or self.config.worker_service_name,
+        )
         in_use = ExitStack()
         in_use.enter_context(in_children(self._forget))
         in_use.enter_context(no_way_back())
@@ -352,6 +359,8 @@ class Engine:
         _running.discard(self)
         self._worker = self._token = self._host = None
         self._serving = False
+        for group in self._groups.values():
+            group.forget_engines()
 
     def _check_inherited(self, group: TaskGroup) -> None:
         for task in group.tasks:

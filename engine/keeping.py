@@ -6,7 +6,8 @@ import logging
 from typing import TYPE_CHECKING, final
 
 from engine.domain.dynamic import Made, Redeclared, Removed
-from engine.errors import PayloadTooLarge, RedisKeyBroken, StaticTask, TaskDeclarationError
+from engine.errors import NameTaken, RedisKeyBroken, StaticTask
+from engine.store.operations import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,14 @@ log = logging.getLogger("fastapi.task-manager.group")
 class GroupKeeper:
     """The ``Keeper`` that an engine shows its groups while it runs."""
 
-    def __init__(self, outbox: Outbox, perform: Perform, who: Callable[[], str]) -> None:
-        self._outbox, self._perform, self._who = outbox, perform, who
+    def __init__(
+        self, outbox: Outbox, perform: Perform, *, check: Callable[[Task], None], who: Callable[[], str]
+    ) -> None:
+        self._outbox, self._perform, self._check, self._who = outbox, perform, check, who
+
+    def check(self, task: Task) -> None:
+        """See ``Keeper``."""
+        self._check(task)
 
     def post(self, change: Change) -> None:
         """See ``Keeper``."""
@@ -50,26 +57,27 @@ async def carry_out(posted: Posted, management: Management, *, who: str) -> None
     match posted.change:
         case Made(task):
             await _make(task, posted.operation_id, management, who)
-        case Removed(task):
-            definition = task.definition
+        case Removed(definition):
             try:
                 await management.forget(definition, posted.operation_id, who=who)
-            except (StaticTask, RedisKeyBroken) as error:
+            except (StaticTask, NameTaken, RedisKeyBroken) as error:
                 log.error(  # noqa: TRY400  # the traceback says nothing
-                    "Dynamic task '%s' could not be removed from group '%s': %s", task.name, definition.group, error
+                    "Dynamic task '%s' could not be removed from group '%s': %s",
+                    *(definition.name, definition.group, error),
                 )
-            management.group(definition.group).drop(task.name)
         case Redeclared():
             pass  # it is declared, and kept nowhere
 
 
 async def _make(task: Task, operation_id: str, management: Management, who: str) -> None:
-    group = task.definition.group
+    group = management.group(task.definition.group)
     try:
         made = await management.define(task, operation_id, who=who)
         why = "the name is taken by another task"
-    except (PayloadTooLarge, RedisKeyBroken, TaskDeclarationError) as error:
-        made, why = False, str(error)
-    if made is False:
-        log.error("Dynamic task '%s' could not be created in group '%s': %s", task.name, group, why)
-    management.group(group).settle(task, made=made is not False)
+    except RedisKeyBroken as error:
+        made, why = Taken(0), str(error)
+    if isinstance(made, Taken):
+        log.error("Dynamic task '%s' could not be created in group '%s': %s", task.name, group.name, why)
+        group.note_refused(task)
+    else:
+        group.note_made(task, made.revision)

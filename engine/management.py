@@ -25,7 +25,7 @@ from engine.errors import (
     RedisKeyBroken,
     StaticTask,
 )
-from engine.store.operations import Accepted, Defined, Refused, Trigger
+from engine.store.operations import Accepted, Changed, Defined, Refused, Taken, Trigger, Unchanged
 from engine.store.session import Broken
 from engine.views import Look, read_statistics, read_tasks, read_workers
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from engine.store.store import Store
     from engine.views import AttemptView, TaskView, WorkerView
 
-__all__ = ["Affected", "Management", "Match", "Perform", "Skipped", "TaskName", "Triggered"]
+__all__ = ["Affected", "Management", "Match", "Perform", "Skipped", "TaskName", "Triggered", "check_dynamic"]
 
 T = TypeVar("T")
 
@@ -115,6 +115,19 @@ class Triggered:
 
     runs: tuple[tuple[TaskName, str], ...]
     skipped: tuple[Skipped, ...] = ()
+
+
+def check_dynamic(task: Task, config: Config) -> None:
+    """Refuse a dynamic task that an engine of these settings cannot take.
+
+    Raises:
+        PayloadTooLarge: it is larger than ``max_payload_bytes``.
+        TaskDeclarationError: it contradicts what it inherits from the Config.
+    """
+    definition = task.definition
+    check_inherited(definition, retry_backoff_max=config.retry_backoff_max)
+    if (size := len(definition.to_json().encode())) > config.max_payload_bytes:
+        raise PayloadTooLarge(f"{definition.group}/{definition.name}", size, config.max_payload_bytes)
 
 
 @final
@@ -226,65 +239,72 @@ class Management:
         """Keep a task in Redis, for every process: one of ``TaskGroup.prepare``, whose group has it then.
 
         Raises:
-            NameTaken: there is a task of that name.
-            PayloadTooLarge: it is larger than ``max_payload_bytes``.
-            TaskDeclarationError: it contradicts what it inherits from the Config.
+            NameTaken: there is a task of that name, be it the same.
+            PayloadTooLarge, TaskDeclarationError: as ``check_dynamic``.
+            RedisKeyBroken: what Redis holds under that name was not written by Troupe.
         """
-        if await self.define(task, secrets.token_hex(8), who=who) is not True:
+        made = await self.define(task, secrets.token_hex(8), who=who)
+        if not isinstance(made, Defined):
             raise NameTaken(task.definition.group, task.name)
-        self.group(task.definition.group).settle(task, made=True)
+        self.group(task.definition.group).note_made(task, made.revision)
 
-    async def define(self, task: Task, operation_id: str, *, who: str) -> bool | None:
-        """As ``create``: True if it was made now, None if just this was there, False if something else was.
-
-        Raises:
-            PayloadTooLarge: it is larger than ``max_payload_bytes``.
-            TaskDeclarationError: it contradicts what it inherits from the Config.
-        """
-        definition, text = task.definition, task.definition.to_json()
-        check_inherited(definition, retry_backoff_max=self._config.retry_backoff_max)
-        size = len(text.encode())
-        if size > self._config.max_payload_bytes:
-            raise PayloadTooLarge(f"{definition.group}/{definition.name}", size, self._config.max_payload_bytes)
+    async def define(self, task: Task, operation_id: str, *, who: str) -> Defined | Unchanged | Taken:
+        """As ``create``, for a caller who repeats it, and tells apart the same task and another of that name."""
+        check_dynamic(task, self._config)
+        definition = task.definition
         catalog, contents = await self._look.at(self._store)
         standing = catalog.tasks.get(task.id)
         if standing is not None and (not standing.dynamic or task.id not in contents.dynamic):
-            return None if standing == definition else False  # processes declare it
-        reply = await self._store.operations.define(task.id, text, operation_id, who=who)
-        if isinstance(reply, Defined):
-            log.info("Dynamic task '%s' created in group '%s'", definition.name, definition.group)
-            return True
-        return None if standing == definition else False
+            return Unchanged(0) if standing == definition else Taken(0)  # processes declare it
+        reply = await self._store.operations.define(task.id, definition.to_json(), operation_id, who=who)
+        match reply:
+            case Broken(why):
+                raise RedisKeyBroken(f"task {definition.group}/{definition.name}", why)
+            case Defined(revision):
+                log.info("Dynamic task '%s' created in group '%s'", definition.name, definition.group)
+                return Defined(revision)
+            case Unchanged(revision):
+                return Unchanged(revision)
+            case Taken(revision) | Changed(revision):
+                return Unchanged(revision) if standing == definition else Taken(revision)
 
     async def remove(self, group: str, name: str, *, who: str) -> Definition:
         """Remove a task that was made at run time, from everywhere, with all that is known of it; what it was.
 
         Runs in progress go on and leave no verdict. Processes that declare it, and do not keep it in Redis, go on
-        without it until they start anew.
+        without it, and so do those that start later, until somebody makes it again or no process declares it any more.
 
         Raises:
             NoSuchTask: there is no such task.
             StaticTask: code declares it.
+            RedisKeyBroken: what Redis holds under that name was not written by Troupe.
         """
         [task] = await self._matching(Match(group=group, name=name))
         await self.forget(task, secrets.token_hex(8), who=who)
-        for local in self._groups():
-            if local.name == group:
-                local.drop(name)
         return task
 
-    async def forget(self, task: Definition, operation_id: str, *, who: str) -> bool:
-        """As ``remove``; False if it was not there."""
-        if not task.dynamic:
-            raise StaticTask(task.group, task.name)
+    async def forget(self, task: Definition, operation_id: str, *, who: str) -> None:
+        """As ``remove``, for a caller who repeats it and means this very task; it need not be there.
+
+        Raises:
+            NameTaken: it is another one by now.
+        """
         catalog, _ = await self._look.at(self._store)
+        standing = catalog.tasks.get(task.id, task)
+        if not standing.dynamic:
+            raise StaticTask(task.group, task.name)
+        if standing != task:
+            raise NameTaken(task.group, task.name)
         declared = any(task.id in ids for ids in catalog.sets.values())
         reply = await self._store.operations.forget(task.id, operation_id, who=who, declared=declared)
         if isinstance(reply, Broken):
             raise RedisKeyBroken(f"task {task.group}/{task.name}", reply.why)
         if reply is not None:
             log.info("Dynamic task '%s' deleted from group '%s'", task.name, task.group)
-        return reply is not None
+        version = await self._store.catalog.version()
+        for group in self._groups():
+            if group.name == task.group:
+                group.note_removed(task.name, version)
 
     async def note(self, event: str, what: str, *, who: str) -> None:
         """Keep an event of something that changes nothing in Redis, such as the restart of an actor."""

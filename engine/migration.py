@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
-from actors.catalog import Reading
+from actors.reading import Reading
 from engine.domain.names import task_id
 from engine.domain.task import Definition
 from engine.errors import MalformedDefinition
 from engine.store.operations import Defined, Unchanged
 from engine.store.predecessor import PredecessorStore
+from engine.store.session import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -219,6 +220,8 @@ def match_flags(
 
 async def _define(store: Store, definition: Definition, finding: Finding) -> Finding:
     match await store.operations.define(definition.id, definition.to_json(), secrets.token_hex(8), who=WHO):
+        case Broken(why):
+            return replace(finding, outcome="not taken", reason=f"a key of it is broken: {why}")
         case Defined():
             return finding
         case Unchanged():  # somebody else has just done the same

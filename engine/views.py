@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, final
 
-from actors.catalog import Reading
 from actors.ending import retry_policy
+from actors.reading import Reading
 from engine.domain.names import task_id
 from engine.domain.retry import retry_delay_s
 from engine.errors import TreeFormatError

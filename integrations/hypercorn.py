@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import traceback
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
@@ -23,6 +24,7 @@ from hypercorn.typing import ConnectionState
 
 from engine.errors import ApiRefused, ApiUnavailable
 from engine.runtime import Actor, Child
+from engine.runtime.failure import real_cause
 from engine.runtime.fork import given_up_by_children
 from engine.services import ApiAddress
 from integrations.fastapi.standalone import make_app
@@ -36,7 +38,7 @@ __all__ = ["management_api"]
 
 log = logging.getLogger("fastapi.task-manager.api")
 
-GRACE_S: Final = 2.0
+GRACE_S: Final = 1.0
 """How long requests in progress may go on when the API stops."""
 
 SEND_S: Final = 30.0
@@ -152,8 +154,16 @@ class ApiServer(Actor[Any]):
                 connection.at_end = server.idle_task.stop
                 await server
                 nursery.cancel_scope.cancel()
-        except* Exception:  # what a client sends must end no actor
-            log.exception("A connection to the management API failed")
+        except* Exception as failures:  # noqa: BLE001  # what a client sends must end no actor
+            _tell(real_cause(failures))
+
+
+def _tell(failure: Exception) -> None:
+    """Where it was, and not what: hypercorn's errors hold requests, and those hold tokens."""
+    place = traceback.extract_tb(failure.__traceback__)[-1]
+    log.warning(
+        "A connection to the management API failed: %s at %s:%s", type(failure).__name__, place.filename, place.lineno
+    )
 
 
 async def _close_when_cancelled(stream: trio.SocketStream) -> None:
@@ -176,8 +186,11 @@ class _Connection:
         self.send_eof, self.aclose = stream.send_eof, stream.aclose
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Receive; nothing when the client has said all."""
-        data = await self._stream.receive_some(max_bytes)
+        """Receive; nothing when the client has said all, or broke off."""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            data = b""
         if not data:
             await self.at_end()
         return bytes(data)

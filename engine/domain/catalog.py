@@ -82,7 +82,7 @@ def parse_page(text: str | bytes) -> Page:
 
 def merge(
     sets: Mapping[str, tuple[int, Mapping[str, Definition]]],
-    dynamic: Mapping[str, Definition],
+    dynamic: dict[str, Definition],
     withdrawn: Container[str] = (),
 ) -> dict[str, Definition]:
     """Every task by id, of ``sets`` (digest → first seen in ms, definitions by id) and of the tasks kept in Redis.
@@ -91,13 +91,12 @@ def merge(
     nothing; of sets first seen in the same millisecond, the greater digest wins. Of the same name, code wins over a
     task kept in Redis, and that over one that processes declare as dynamic, which may be withdrawn, too.
     """
-    declared: dict[str, Definition] = {}
+    code: dict[str, Definition] = {}
+    extras: dict[str, Definition] = {}
     for _, (_, definitions) in sorted(sets.items(), key=lambda item: (item[1][0], item[0])):
-        declared.update(definitions)
-    merged = {task_id: task for task_id, task in declared.items() if task.dynamic and task_id not in withdrawn}
-    merged.update(dynamic)
-    merged.update({task_id: task for task_id, task in declared.items() if not task.dynamic})
-    return merged
+        for name, task in definitions.items():
+            (extras if task.dynamic else code)[name] = task
+    return {name: task for name, task in extras.items() if name not in withdrawn} | dynamic | code
 
 
 def _page(entries: Iterable[tuple[str, Any]]) -> str:

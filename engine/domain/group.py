@@ -6,16 +6,22 @@ Flags may be given by position, as in fastapi-task-manager, whose signatures the
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
-from typing import Any, Final, TypedDict, TypeVar, Unpack, final, overload
+from threading import Lock
+from typing import Any, TypedDict, TypeVar, Unpack, final, overload
 
-from engine.domain.canonical import canonical_json
+from engine.domain.declaring import (
+    dynamic_name,
+    pairs,
+    refuse_arguments,
+    refuse_bare,
+    runnable_name,
+    task_names,
+    unique_tags,
+)
 from engine.domain.dynamic import DynamicTasks, Keeper, Made, Redeclared, Removed
-from engine.domain.functions import function_name, is_generator
 from engine.domain.names import validate_name
 from engine.domain.task import Definition, Task, check_setting, encode_kwargs
 from engine.errors import (
@@ -33,7 +39,6 @@ from engine.errors import (
 log = logging.getLogger("fastapi.task-manager.group")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_LAMBDA: Final = "<lambda>"
 
 
 class DynamicOptions(TypedDict, total=False):
@@ -72,7 +77,7 @@ class TaskGroup:
             self._name = validate_name("group", name)
         except InvalidName as error:
             raise TaskDeclarationError(str(name), "group", str(error)) from error
-        self._tags = _unique_tags(self._name, tags)
+        self._tags = unique_tags(self._name, tags)
         check_setting(self._name, "allow_parallel", allow_parallel)
         check_setting(self._name, "max_retries", max_retries)
         self._allow_parallel = allow_parallel
@@ -81,6 +86,8 @@ class TaskGroup:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._dynamic = DynamicTasks()
         self._keepers: list[Keeper] = []
+        self._lock = Lock()
+        """While an engine runs, dynamic tasks come and go from any thread."""
 
     def __repr__(self) -> str:
         return f"<TaskGroup {self._name!r}: {len(self.tasks)} tasks, {len(self._functions)} functions>"
@@ -108,12 +115,14 @@ class TaskGroup:
     @property
     def tasks(self) -> list[Task]:
         """A copy, in the order of declaration; while an engine runs, with the dynamic tasks of the whole cluster."""
-        return list(self._dynamic.beside(self._tasks).values())
+        with self._lock:
+            return list(self._all().values())
 
     @property
     def declared(self) -> list[Task]:
         """A copy of those that this process declares, in the order of declaration."""
-        return list(self._tasks.values())
+        with self._lock:
+            return list(self._tasks.values())
 
     @property
     def function_registry(self) -> dict[str, Callable[..., Any]]:
@@ -123,30 +132,47 @@ class TaskGroup:
     @contextmanager
     def in_use(self, keeper: Keeper) -> Iterator[None]:
         """Have dynamic tasks go to a running engine during the block, and refuse other changes. Several may at once."""
-        self._keepers = [*self._keepers, keeper]
+        with self._lock:
+            self._keepers = [*self._keepers, keeper]
         try:
             yield
         finally:
-            self._keepers = [one for one in self._keepers if one is not keeper]
-            if not self._keepers:
-                self._dynamic = DynamicTasks()
+            with self._lock:
+                self._keepers = [one for one in self._keepers if one is not keeper]
+                if not self._keepers:
+                    self._dynamic = DynamicTasks()
 
-    def hear(self, dynamic: Iterable[Definition], withdrawn: Iterable[str]) -> None:
+    def forget_engines(self) -> None:
+        """In the child of a fork, where none runs, and the lock may be held by a thread that is not there."""
+        self._lock, self._keepers, self._dynamic = Lock(), [], DynamicTasks()
+
+    def hear(self, version: int, dynamic: Iterable[Definition], withdrawn: Iterable[str]) -> None:
         """The dynamic tasks that the cluster has in this group, and the names of those that were removed from it."""
         known = self._functions
         kept = {one.name: Task(one, known[one.function]) for one in dynamic if one.function in known}
-        self._dynamic.hear(kept, frozenset(withdrawn))
+        with self._lock:
+            self._dynamic.hear(version, kept, frozenset(withdrawn))
 
-    def settle(self, task: Task, *, made: bool) -> None:
-        """What became of a task that was asked for: it is kept in Redis, or was refused."""
-        if made:
-            self._dynamic.adopt(task)
-        else:
-            self._dynamic.refuse(task)
+    def undeclare(self, names: Iterable[str]) -> None:
+        """Declare these dynamic tasks no longer: they were removed from everywhere long ago."""
+        with self._lock:
+            for name in names:
+                self._tasks.pop(name, None)
 
-    def drop(self, task_name: str) -> None:
-        """A dynamic task was removed from everywhere."""
-        self._dynamic.drop(task_name)
+    def note_made(self, task: Task, version: int) -> None:
+        """A dynamic task is kept in Redis, since that version of the catalog."""
+        with self._lock:
+            self._dynamic.made(task, version)
+
+    def note_refused(self, task: Task) -> None:
+        """A dynamic task that was asked for cannot be had."""
+        with self._lock:
+            self._dynamic.refused(task)
+
+    def note_removed(self, task_name: str, version: int) -> None:
+        """A dynamic task was removed from everywhere, at that version of the catalog."""
+        with self._lock:
+            self._dynamic.removed(task_name, version)
 
     @overload
     def register_function(self, function: _Function, *, name: str | None = None) -> _Function: ...
@@ -212,12 +238,12 @@ class TaskGroup:
             TaskDeclarationError: (a RuntimeError) invalid cron, unknown zone, number out of range.
             GroupInUse: (a RuntimeError) an engine with this group runs.
         """
-        _refuse_bare(self._name, expr)
+        refuse_bare(self._name, expr)
 
         def decorate(function: _Function) -> _Function:
-            own_name = self._check(name, function)
+            own_name = runnable_name(self._name, name, function)
             self._refuse_change(own_name)
-            pairs = self._pairs(own_name, expr, kwargs)
+            declared = pairs(f"{self._name}/{own_name}", expr, kwargs)
             several = isinstance(expr, list) or isinstance(kwargs, list)
             tasks = [
                 self._task(
@@ -238,7 +264,7 @@ class TaskGroup:
                     run_on_first_start=run_on_first_start,
                 )
                 for task_name, (expression, arguments) in zip(
-                    self._task_names(own_name, names, len(pairs), several=several), pairs, strict=True
+                    task_names(self._name, own_name, names, len(declared), several=several), declared, strict=True
                 )
             ]
             self._refuse_duplicates(tasks)
@@ -299,18 +325,17 @@ class TaskGroup:
             timeout=timeout,
             run_on_first_start=run_on_first_start,
         )
-        if (same := self._same(task)) is not None:
-            return same
-        if not self._keepers:
-            self._tasks[task.name] = task
-        elif persist:
-            self._dynamic.ask(task)
+        with self._lock:
+            if (same := self._same(task)) is not None:
+                return same
             for keeper in self._keepers:
-                keeper.post(Made(task))
-        else:
-            self._tasks = {**self._tasks, task.name: task}
+                keeper.check(task)
+            if persist and self._keepers:
+                self._dynamic.ask(task)
+            else:
+                self._tasks[task.name] = task
             for keeper in self._keepers:
-                keeper.post(Redeclared(task))
+                keeper.post(Made(task) if persist else Redeclared(task))
         log.info("Dynamic task '%s' added to group '%s'", task.name, self._name)
         return task
 
@@ -334,8 +359,10 @@ class TaskGroup:
             FunctionNotRegistered, TaskDeclarationError, TaskTypeError: as ``add_dynamic_task``.
         """
         task = self.prepare(function_name, cron_expression, kwargs, **options)
-        for keeper in self._running("create_task"):
-            await keeper.create(task)
+        first, *others = self._running("create_task")
+        await first.create(task)
+        for keeper in others:
+            keeper.post(Made(task))
         return task
 
     def remove_dynamic_task(self, task_name: str) -> Task:
@@ -344,17 +371,18 @@ class TaskGroup:
         Raises:
             UnknownTask: (a RuntimeError) there is none of that name, or it is declared by code.
         """
-        task = {task.name: task for task in self.tasks}.get(task_name)
         label = f"{self._name}/{task_name}"
-        if task is None:
-            raise UnknownTask(label, "name", "not found in its group")
-        if not task.dynamic:
-            raise UnknownTask(label, "name", "declared by code; remove it there, or pause it")
-        if self._keepers:
-            self._dynamic.leave(task_name)
-        self._tasks = {name: one for name, one in self._tasks.items() if name != task_name}
-        for keeper in self._keepers:
-            keeper.post(Removed(task))
+        with self._lock:
+            task = self._all().get(task_name)
+            if task is None:
+                raise UnknownTask(label, "name", "not found in its group")
+            if not task.dynamic:
+                raise UnknownTask(label, "name", "declared by code; remove it there, or pause it")
+            self._tasks.pop(task_name, None)
+            if self._keepers:
+                self._dynamic.leave(task_name)
+            for keeper in self._keepers:
+                keeper.post(Removed(task.definition))
         log.info("Dynamic task '%s' removed from group '%s'", task_name, self._name)
         return task
 
@@ -369,8 +397,10 @@ class TaskGroup:
             EngineStateError: (a RuntimeError) no engine with this group runs here.
             RedisUnavailable: no answer; it may have been removed.
         """
-        for keeper in self._running("remove_task"):
-            await keeper.remove(self._name, task_name)
+        first, *others = self._running("remove_task")
+        definition = await first.remove(self._name, task_name)
+        for keeper in others:
+            keeper.post(Removed(definition))
 
     def prepare(
         self,
@@ -392,7 +422,7 @@ class TaskGroup:
         zone = settings["timezone"]
         return self._task(
             registered,
-            name=self._dynamic_name(function_name, cron_expression, zone, arguments) if given is None else given,
+            name=dynamic_name(self._name, function_name, cron_expression, zone, arguments) if given is None else given,
             function=function_name,
             expression=cron_expression,
             kwargs=arguments,
@@ -400,9 +430,12 @@ class TaskGroup:
             **settings,
         )
 
+    def _all(self) -> dict[str, Task]:
+        return self._dynamic.beside(self._tasks)
+
     def _same(self, task: Task) -> Task | None:
         """The very task, if the group has it. Raises DuplicateTask if it has another of that name."""
-        standing = {one.name: one for one in self.tasks}.get(task.name)
+        standing = self._all().get(task.name)
         if standing is None or standing.definition == task.definition:
             return standing
         label = f"{self._name}/{task.name}"
@@ -432,34 +465,13 @@ class TaskGroup:
             name=name,
             function=function,
             kwargs_json=encode_kwargs(label, kwargs),
-            tags=tuple(dict.fromkeys((*self._tags, *_unique_tags(label, tags)))),
+            tags=tuple(dict.fromkeys((*self._tags, *unique_tags(label, tags)))),
             allow_parallel=self._allow_parallel if allow_parallel is None else allow_parallel,
             max_retries=self._max_retries if max_retries is None else max_retries,
             **rest,
         )
-        _refuse_arguments(label, function_object, definition.kwargs)
+        refuse_arguments(label, function_object, definition.kwargs)
         return Task(definition, function_object)
-
-    def _pairs(self, name: str, expr: Any, kwargs: Any) -> list[tuple[str, dict[str, Any]]]:
-        """One pair of expression and arguments for each task."""
-        label = f"{self._name}/{name}"
-        if isinstance(expr, list) and isinstance(kwargs, list) and len(expr) != len(kwargs):
-            reason = f"expr has {len(expr)} entries and kwargs {len(kwargs)}; the lists must have the same length"
-            raise TaskTypeError(label, "expr, kwargs", reason)
-        count = len(expr) if isinstance(expr, list) else len(kwargs) if isinstance(kwargs, list) else 1
-        if count == 0:
-            raise TaskTypeError(label, "expr, kwargs", "an empty list declares no task; give at least one entry")
-        expressions = expr if isinstance(expr, list) else [expr] * count
-        arguments = kwargs if isinstance(kwargs, list) else [{} if kwargs is None else kwargs] * count
-        return list(zip(expressions, arguments, strict=True))
-
-    def _task_names(self, name: str, names: Sequence[str] | None, count: int, *, several: bool) -> list[str]:
-        if names is None:
-            return [f"{name}-{position}" for position in range(1, count + 1)] if several else [name]
-        if isinstance(names, str) or len(names) != count:
-            reason = f"{names!r}; give a list with one name for each of the {count} tasks"
-            raise TaskTypeError(f"{self._name}/{name}", "names", reason)
-        return list(names)
 
     def _refuse_duplicates(self, tasks: Iterable[Task]) -> None:
         taken = set(self._tasks)
@@ -474,62 +486,10 @@ class TaskGroup:
             reason = "cannot change while an engine with it runs, which read it at its start; declare before that"
             raise GroupInUse(f"{self._name}/{name}", "group", reason)
 
-    def _check(self, given: str | None, function: Any) -> str:
-        """The name of a function: the one given, or its own. Refuses a function that could not run."""
-        if not callable(function):
-            reason = f"{function!r} is of type {type(function).__name__}; give a function"
-            raise TaskTypeError(f"{self._name}/{given}", "function", reason)
-        name = function_name(function) if given is None else given
-        label = f"{self._name}/{name}"
-        if name == _LAMBDA:
-            raise TaskDeclarationError(label, "name", "a lambda has no name; give name=")
-        if is_generator(function):
-            raise TaskDeclarationError(label, "function", "a generator's body would never run; remove the yield")
-        try:
-            return validate_name("function", name)
-        except InvalidName as error:
-            raise TaskDeclarationError(label, "name", str(error)) from error
-
     def _register(self, given: str | None, function: Callable[..., Any]) -> None:
-        name = self._check(given, function)
+        name = runnable_name(self._name, given, function)
         self._refuse_change(name)
         if name in self._functions:
             reason = f"function {name!r} is already registered in group {self._name!r}; give another name="
             raise FunctionAlreadyRegistered(f"{self._name}/{name}", "name", reason)
         self._functions[name] = function
-
-    def _dynamic_name(self, function: str, expression: str, timezone: str, kwargs: dict[str, Any]) -> str:
-        arguments = encode_kwargs(f"{self._name}/{function}", kwargs)
-        text = canonical_json([arguments, " ".join(str(expression).split()), timezone])
-        return f"{function}-{sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _unique_tags(label: str, tags: Sequence[str] | None) -> tuple[str, ...]:
-    """The tags in order, without repeats."""
-    given = () if tags is None else tags
-    if isinstance(given, str) or not all(map(_is_tag, given)):
-        raise TaskTypeError(label, "tags", f"{tags!r}; give a list of non-empty strings")
-    return tuple(dict.fromkeys(given))
-
-
-def _is_tag(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _refuse_bare(group: str, expr: object) -> None:
-    """Refuse ``@group.add_task`` without parentheses, which passes the function as the expression."""
-    if callable(expr):
-        reason = "is a function, as if by @group.add_task alone; write @group.add_task('0 6 * * *') above it"
-        raise TaskTypeError(f"{group}/{function_name(expr)}", "expr", reason)
-
-
-def _refuse_arguments(label: str, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments that the function does not take, or lacks. The outermost wrapper decides."""
-    try:
-        signature = inspect.signature(function, follow_wrapped=False)
-    except ValueError:  # built in C, without a signature: only the call can tell
-        return
-    try:
-        signature.bind(**kwargs)
-    except TypeError as error:
-        raise TaskTypeError(label, "kwargs", f"{error}; the function takes {signature}") from error

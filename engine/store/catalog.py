@@ -110,7 +110,14 @@ class CatalogStore:
     session: Session
 
     async def declare(
-        self, digest: str, pages: Sequence[str], *, readmit: Sequence[str] = (), as_of: int | None = None
+        self,
+        digest: str,
+        pages: Sequence[str],
+        *,
+        readmit: Sequence[str] = (),
+        as_of: int | None = None,
+        replaces: str = "",
+        worker: str = "",
     ) -> bool:
         """Enter a set, a page at a time; it counts from its last page on. True if it is new, or brought a task back.
 
@@ -120,16 +127,20 @@ class CatalogStore:
             readmit: tasks that exist again although they were withdrawn, with the last page, also of a known set.
             as_of: the version of the catalog that the caller has seen: tasks that were withdrawn after it stay so,
                 however late this is repeated. None: the version now.
+            replaces: a set that ``worker`` declared in its place; it goes at once if no other worker has it.
+            worker: who declares.
         """
         keys = self.session.keys
         names = [keys.declared(digest), keys.declarations, keys.version, keys.events, keys.unused, keys.dynamic]
+        names += [keys.workers, keys.declared(replaces)]
         latest = await self.version() if readmit and as_of is None else as_of or 0
         calls: list[tuple[int, str, Sequence[str]]] = [(number, page, ()) for number, page in enumerate(pages[:-1])]
         for chunk in _chunks(readmit) or [()]:
             calls += [(len(pages) - 1, page, chunk) for page in pages[-1:]]
         changed = False
         for number, page, chunk in calls:
-            reply = await self.session.call(_DECLARE, names, digest, number, page, len(pages), latest, *chunk)
+            head = (digest, number, page, len(pages), latest, replaces, worker)
+            reply = await self.session.call(_DECLARE, names, *head, *chunk)
             changed |= reply == "declared"
         return changed
 
@@ -148,6 +159,8 @@ class CatalogStore:
         for digest, first_seen in (await query("HGETALL", keys.declarations)).items():
             old = (known or {}).get(digest)
             pages = old.pages if old else await self._pages(digest)
+            if not pages:
+                continue  # retired between the two looks
             sets.append(DeclaredSet(digest=digest, first_seen_ms=int(first_seen), pages=pages))
         raw = await query("HGETALL", keys.dynamic)
         texts = {task_id: text.partition("|")[2] for task_id, text in raw.items()}

@@ -127,7 +127,7 @@ class DeadRun:
 
 
 TriggerReply: TypeAlias = Accepted | Refused | Broken
-DefineReply: TypeAlias = Defined | Unchanged | Taken | Changed
+DefineReply: TypeAlias = Defined | Unchanged | Taken | Changed | Broken
 
 
 @final
@@ -225,7 +225,7 @@ class OperationStore:
     ) -> DefineReply:
         """Make a task, or (``replaces``) give the one of this revision another definition."""
         keys = self.session.keys
-        names = [keys.dynamic, keys.version, keys.events, keys.once(operation_id)]
+        names = [keys.dynamic, keys.version, keys.events, keys.once(operation_id), keys.paused]
         expected = "" if replaces is None else replaces
         word, revision = await self.session.call(_DEFINE, names, task_id, definition, expected, who)
         kinds: dict[str, type[Defined | Unchanged | Taken | Changed]] = {
@@ -234,6 +234,8 @@ class OperationStore:
             "taken": Taken,
             "changed": Changed,
         }
+        if word == "broken":
+            return Broken(revision)
         if word not in kinds:
             raise WrongReply(word)
         return kinds[word](int(revision))

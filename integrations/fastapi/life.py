@@ -132,14 +132,14 @@ async def running(engine: Engine) -> AsyncIterator[EngineLife]:
     At the end the engine drains, while bodies go on here; only when it has ended does this return, cancelled or not.
     """
     life = EngineLife(engine)
-    async with anyio.create_task_group() as host:
-        host.start_soon(life.bridge.serve)  # start() would wait for ever if cancelled: it is shielded
-        try:
-            life.start()
-            with in_children(life.forget):
+    with in_children(life.forget):
+        async with anyio.create_task_group() as host:
+            host.start_soon(life.bridge.serve)  # start() would wait for ever if cancelled: it is shielded
+            try:
+                life.start()
                 yield life
-        finally:
-            life.stop()
-            with anyio.CancelScope(shield=True):
-                await life.wait_ended()
-            life.bridge.close()
+            finally:
+                life.stop()
+                with anyio.CancelScope(shield=True):
+                    await life.wait_ended()
+                life.bridge.close()

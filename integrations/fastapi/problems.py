@@ -155,6 +155,5 @@ def _declaration(error: TaskDeclarationError) -> _Kind:
 
 
 def _text(text: str) -> str:
-    """What can be sent, and is not longer than people read."""
-    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    return short.encode("utf-8", "backslashreplace").decode()
+    """No longer than people read."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

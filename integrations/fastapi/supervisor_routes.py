@@ -91,6 +91,7 @@ def add_restart(router: APIRouter, desk: Desk, who: Any) -> None:
             except RedisUnavailable as error:  # a restart may be wanted just because of that
                 log.warning("The restart of %s by %s is no event: %s", node.path, who, error)
             desk.engine.restart(node.path)
+            log.info("%s is restarted, as %s asked for", node.path, who)
             return node
 
         node = await desk.perform(restart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query
@@ -48,9 +49,9 @@ def add_tasks(router: APIRouter, desk: Desk) -> None:
     async def list_task_groups(name: GroupFilter = None, tag: TagFilter = None) -> list[TaskGroupResponse]:
         """The groups of this process, in the order of their adding."""
         tasks = await desk.perform(_tasks(Match(group=name)))
-        counts = [view.definition.group for view in tasks]
+        counts = Counter(view.definition.group for view in tasks)
         return [
-            TaskGroupResponse.of(group, counts.count(group.name))
+            TaskGroupResponse.of(group, counts[group.name])
             for group in desk.engine.groups
             if name in {None, group.name} and (tag is None or tag in group.tags)
         ]
@@ -199,8 +200,7 @@ def _places(groups: Iterable[TaskGroup]) -> Callable[[str, str], tuple[bool, int
     of_task: dict[tuple[str, str], int] = {}
     for group in groups:
         of_group[group.name] = len(of_group)
-        declared = (task.name for task in group.tasks if not task.dynamic)
-        of_task |= {(group.name, name): place for place, name in enumerate(declared)}
+        of_task |= {(group.name, task.name): place for place, task in enumerate(group.declared)}
 
     def place(group: str, name: str) -> tuple[bool, int, str, bool, int, str]:
         task = (group, name)

@@ -28,7 +28,8 @@ from engine.app import EX_CONFIG
 from engine.assembly import RESIGN_S
 from engine.config import Config
 from engine.worker import LAST_WORDS_S
-from tests.docs import coming_from, tutorial
+from integrations.hypercorn import GRACE_S
+from tests.docs import coming_from, deployment, http_api, standalone_api, tutorial
 from tests.docs.documents import PAGES, ROOT, Snippet, snippets
 from tests.docs.programs import BIN, environment, shell, started
 from tests.docs.workshop import ADDRESS, AT_NIGHT, Workshop
@@ -172,12 +173,13 @@ def python(snippet: Snippet, workshop: Workshop) -> None:
 
 def fastapi_application(snippet: Snippet, workshop: Workshop) -> None:
     """Served by uvicorn, as it is there, until Ctrl-C; its health becomes good."""
+    prefix = "/task-manager" if "/task-manager" in snippet.text else ""
     folder, port = workshop.folder("application"), free_port()
     (folder / "app.py").write_text(workshop.adapted(snippet.text), encoding="utf-8")
     with workshop.first(f"{sys.executable} -m uvicorn app:app --port {port}", folder=folder) as program:
         program.wait_for("Application startup complete", "Uvicorn running")
         for _ in range(600):
-            answer = httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).json()
+            answer = httpx.get(f"http://127.0.0.1:{port}{prefix}/health", timeout=60).json()
             if answer["status"] == "healthy":
                 break
             time.sleep(0.1)
@@ -227,7 +229,8 @@ def systemd_unit(snippet: Snippet, workshop: Workshop) -> None:
     program, *arguments = service["ExecStart"].split()
     rule_for(replace(snippet, language="inline", text=" ".join([Path(program).name, *arguments])))(workshop)
     assert service["RestartPreventExitStatus"].split() == ["2", str(EX_CONFIG)]
-    assert float(service["TimeoutStopSec"]) > Config(redis_host="any").shutdown_grace + 2 * RESIGN_S + LAST_WORDS_S
+    leave_s = 2 * RESIGN_S + GRACE_S + LAST_WORDS_S
+    assert float(service["TimeoutStopSec"]) > Config(redis_host="any").shutdown_grace + leave_s
     name, _, value = service["Environment"].partition("=")
     assert (name, value) == ("TROUPE_REDIS_URL", ADDRESS)
 
@@ -265,6 +268,7 @@ COMING_FROM = coming_from.PAGE.relative_to(ROOT).as_posix()
 
 BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     ("README.md", "from engine import", python),
+    ("README.md", "from fastapi import", fastapi_application),
     ("docs/embedded-redis.md", "from engine import", python),
     ("docs/tasks.md", "from engine import", python),
     ("docs/tasks.md", "import sqlite3", bill),
@@ -275,6 +279,9 @@ BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     (COMING_FROM, "from integrations.fastapi import Config", python),
     (COMING_FROM, "ModuleNotFoundError", coming_from.conflict),
     (COMING_FROM, "shop/__init__.py", coming_from.package),
+    *http_api.BLOCKS,
+    *standalone_api.BLOCKS,
+    *deployment.BLOCKS,
     *tutorial.BLOCKS,
     ("docs/running.md", "import logging", python),
     ("docs/running.md", "[Unit]", systemd_unit),

@@ -68,7 +68,7 @@ class Workshop:
         return self._app("hurried", EACH_SECOND)
 
     def _app(self, name: str, schedule: str) -> Path:
-        [block] = [one for one in snippets(ROOT / "README.md") if one.language == "python"]
+        [block] = [one for one in snippets(ROOT / "README.md") if one.text.startswith("from engine import")]
         folder = self.folder(name)
         text = self.adapted(block.text).replace(AT_NIGHT, schedule)
         (folder / "app.py").write_text(text, encoding="utf-8")

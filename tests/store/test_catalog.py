@@ -21,8 +21,9 @@ async def test_a_set_counts_from_its_last_page_on(stage: Stage) -> None:
     catalog, keys = stage.store.catalog, stage.store.keys
     pages = [f'{{"page":{number},"none":[]}}' for number in range(12)]
     names = [keys.declared("d1"), keys.declarations, keys.version, keys.events, keys.unused, keys.dynamic]
+    names += [keys.workers, keys.declared("")]
     for number, page in enumerate(pages[:-1]):
-        assert await catalog.session.call(_DECLARE, names, "d1", number, page, len(pages), 0) == "page"
+        assert await catalog.session.call(_DECLARE, names, "d1", number, page, len(pages), 0, "", "") == "page"
     assert (await catalog.contents()).sets == ()
     assert await catalog.version() == 0
     assert await stage.entries(keys.events) == []
@@ -38,7 +39,8 @@ async def test_half_a_set_ends_by_itself_and_a_whole_one_does_not(stage: Stage) 
     """A process that dies between two pages leaves nothing behind for ever."""
     catalog, keys = stage.store.catalog, stage.store.keys
     names = [keys.declared("d1"), keys.declarations, keys.version, keys.events, keys.unused, keys.dynamic]
-    await catalog.session.call(_DECLARE, names, "d1", 0, "page", 2, 0)
+    names += [keys.workers, keys.declared("")]
+    await catalog.session.call(_DECLARE, names, "d1", 0, "page", 2, 0, "", "")
     assert 0 < await stage.redis.ttl(keys.declared("d1")) <= 600
     await catalog.declare("d1", ["page", "last"])
     assert await stage.redis.ttl(keys.declared("d1")) == -1
@@ -83,6 +85,25 @@ async def test_a_set_that_no_worker_has_for_long_enough_is_forgotten(stage: Stag
     assert await stage.redis.exists(keys.declared("d1"), keys.declared("d2")) == 1
     assert set(await stage.redis.hgetall(keys.unused)) == {"d2"}
     assert (await stage.entries(keys.events))[-1] == {"event": "retired", "what": "d1"}
+
+
+@pytest.mark.parametrize("used_by", ["", "A", "B"])
+async def test_a_set_that_another_replaces_goes_at_once_unless_somebody_else_has_it(stage: Stage, used_by: str) -> None:
+    """Or each change of a worker's dynamic tasks would leave a set behind for as long as retired ones are kept."""
+    catalog, keys = stage.store.catalog, stage.store.keys
+    await catalog.declare("d1", ["page"])
+    await stage.redis.hset(keys.unused, "d1", 1)
+    if used_by:
+        said = Account(extras="d1").to_json()
+        await stage.store.leases.beat(used_by, [], lease_ms=LEASE_MS, details=said, draining=False)
+    assert await catalog.declare("d2", ["another"], replaces="d1", worker="A")
+    found = {one.digest for one in (await catalog.contents()).sets}
+    if used_by == "B":
+        assert found == {"d1", "d2"}
+    else:
+        assert found == {"d2"}
+        assert await stage.redis.exists(keys.declared("d1")) == 0
+        assert await stage.redis.hgetall(keys.unused) == {}
 
 
 @pytest.mark.parametrize("returns", ["presence", "declaration"])

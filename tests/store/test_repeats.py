@@ -300,6 +300,7 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     "beat": {completed: Beat, failed: Beat, handed_back: Beat, reclaimed_and_taken: Beat, abandoned: Beat},
     "bury": {seen_again: "alive"},
     "declare": {paused_otherwise: False},
+    "declare, in place of another": {paused_otherwise: False},
     "declare, readmitting": dict.fromkeys((paused_otherwise, withdrawn_again, defined_otherwise), False),
     "declare, readmitting into a known set": dict.fromkeys((withdrawn_again, defined_otherwise), False),
     "drop_withdrawn": {withdrawn_again: "changed", defined_otherwise: "changed"},

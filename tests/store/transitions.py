@@ -246,6 +246,11 @@ async def declare(stage: Stage, _: Sequence[str]) -> Call:
     return lambda: stage.store.catalog.declare("digest", ["page 0", "page 1"])
 
 
+async def declare_in_place(stage: Stage, _: Sequence[str]) -> Call:
+    await stage.store.catalog.declare("old", ["page"])
+    return lambda: stage.store.catalog.declare("digest", ["page 0", "page 1"], replaces="old", worker="A")
+
+
 async def withdraw(stage: Stage, task: str) -> None:
     """Remove a task that a process declares and Redis does not keep."""
     assert await stage.store.operations.forget(task, f"withdraw {task}", who=WHO, declared=True) == 0
@@ -384,6 +389,11 @@ OTHERS = (
     ),
     Transition(
         *("declare", declare, True, False, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.declared("digest"), keys.declarations, keys.version, keys.events, keys.unused),
+    ),
+    Transition(
+        *("declare, in place of another", declare_in_place, True, False, "refused"),
         of_run=(),
         keys=lambda keys: (keys.declared("digest"), keys.declarations, keys.version, keys.events, keys.unused),
     ),

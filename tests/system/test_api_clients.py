@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from engine import Config, Engine, RunContext, TaskGroup
 from engine.errors import EngineStateError
@@ -74,10 +76,16 @@ async def closed(stream: trio.SocketStream) -> bool:
     return True
 
 
+async def send_on_and_on(stream: trio.SocketStream) -> None:
+    """Ask for something long until the connection breaks, and read nothing of it."""
+    while True:
+        await stream.send_all(LONG)
+
+
 async def fill(stream: trio.SocketStream) -> None:
     """Ask again and again for something long, and read nothing of it, until the engine cannot send any more."""
-    with trio.move_on_after(5) as patience:
-        for _ in range(5_000):
+    with trio.move_on_after(1) as patience:
+        for _ in range(1_000_000):
             await stream.send_all(LONG)
             patience.deadline = trio.current_time() + 1  # while it takes them, it has not come to a stop
     assert patience.cancelled_caught, "the client was never made to wait, so neither was the server"
@@ -122,8 +130,7 @@ async def test_a_client_that_does_not_read_loses_its_connection(
     async with serving(cluster) as (engine, port):
         stream = await connect(port, receive_buffer=4096)
         with trio.fail_after(PATIENCE_S), pytest.raises(trio.BrokenResourceError):
-            while True:
-                await stream.send_all(LONG)
+            await send_on_and_on(stream)
         await stream.aclose()
         assert node_of(engine).restarts == 0
 
@@ -137,7 +144,11 @@ BABBLE = {
     "HTTP/2, then noise": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"noise" * 100,
     "upgrade to HTTP/2 with noise": (
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-        b"HTTP2-Settings: !!!!\r\n\r\nnoise"
+        b"Authorization: Bearer sesame\r\nHTTP2-Settings: A\r\n\r\nnoise"
+    ),
+    "upgrade to HTTP/2 with wrong settings": (
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAQAAP__ZZZZ\r\n\r\n"
     ),
     "a websocket": (
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -152,8 +163,10 @@ BABBLE = {
 }
 
 
-async def test_whatever_a_client_says_ends_at_its_connection(cluster: Cluster) -> None:
-    """Not even the actor that serves the API restarts for it."""
+async def test_whatever_a_client_says_ends_at_its_connection(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even the actor that serves the API restarts for it. The log repeats nothing of what was sent."""
     async with serving(cluster) as (engine, port):
         for what, said in BABBLE.items():
             stream = await connect(port)
@@ -170,6 +183,8 @@ async def test_whatever_a_client_says_ends_at_its_connection(cluster: Cluster) -
             assert answer.status_code == 200, what
             assert (answer.json()["restarts"], answer.json()["last_failure"]) == (0, None), what
         assert engine.tree().state is State.RUNNING
+    assert "sesame" not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_connection_without_a_request_is_closed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +203,9 @@ async def test_a_connection_without_a_request_is_closed(cluster: Cluster, monkey
 async def test_more_connections_than_are_meant_are_closed_at_once(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So that clients cannot use up the files of the process; one warning. When some go, others may come."""
+    """So that clients cannot use up the files of the process; one warning. When some go, others may come at once."""
     monkeypatch.setattr(served, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(served, "KEEP_ALIVE_S", 600.0)
     async with serving(cluster) as (_, port):
         request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
         streams = []
@@ -269,3 +285,65 @@ async def test_a_cancelled_engine_leaves_no_connection_behind(cluster: Cluster) 
         assert trio.current_time() - began_s < 4.8
         assert await closed(stream)
     await stream.aclose()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_request_in_progress_gets_a_moment_when_the_api_stops(cluster: Cluster, *, answered: bool) -> None:
+    """It waits for Redis, which comes back within the grace, or does not; then the client is told by the end."""
+    async with serving(cluster) as (engine, port):
+        outcome: list[str] = []
+
+        async def ask() -> None:
+            async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+                try:
+                    answer = await client.get(f"http://127.0.0.1:{port}/workers")
+                    outcome.append(f"{answer.status_code}, {len(answer.json())} worker(s)")
+                except httpx.RemoteProtocolError:
+                    outcome.append("closed")
+
+        async with trio.open_nursery() as nursery:
+            cluster.server.pause()
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            engine.restart("api")
+            began_s = trio.current_time()
+
+            async def stops() -> bool:
+                return node_of(engine).state is State.STOPPING
+
+            await eventually(stops, "the API stops")
+            assert outcome == []
+            if answered:
+                cluster.server.resume()
+        cluster.server.resume()
+        took_s = trio.current_time() - began_s
+        assert outcome == ["200, 1 worker(s)" if answered else "closed"]
+        assert answered or served.GRACE_S <= took_s + 0.1 < served.GRACE_S + 2
+
+
+async def test_a_fork_holds_none_of_its_sockets(cluster: Cluster) -> None:
+    """Else a child that outlives the engine would keep its address from the next one, and clients waiting."""
+    async with serving(cluster) as (_, port):
+        stream = await connect(port)
+        await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200" in await stream.receive_some()
+        assert sockets_at(port) == 3, "the engine's, the actor's, and the connection"
+        child = os.fork()
+        if child == 0:
+            os._exit(sockets_at(port))
+        _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        await stream.aclose()
+
+
+def sockets_at(port: int) -> int:
+    """How many descriptors of this process are sockets of this port of ours."""
+    found = 0
+    for descriptor in range(3, 500):
+        try:
+            copy = socket.socket(fileno=os.dup(descriptor))
+        except OSError:
+            continue
+        with copy:
+            found += copy.family == socket.AF_INET and copy.getsockname()[1] == port
+    return found

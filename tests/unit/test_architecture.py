@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from functools import cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from actors import messages
@@ -12,7 +13,8 @@ from actors.declared import Outbox, Posted
 from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.config import Config
-from engine.runtime import Child, Supervisor
+from engine.runtime import Actor, Child, Supervisor
+from engine.services import GROUP
 from engine.store.inprocess import InProcess, InProcessServer
 from engine.store.keys import Keys
 from engine.store.store import Store
@@ -85,7 +87,7 @@ def paths(node: Child | Supervisor, above: str = "") -> set[str]:
 
 
 async def test_every_role_has_its_row_and_no_other() -> None:
-    """The tree on the page is the tree in the process."""
+    """The tree on the page is the tree in the process, with all that can be asked for."""
     transport = InProcess(InProcessServer())
     parts = Parts(
         config=Config(redis_host="nowhere"),
@@ -99,5 +101,6 @@ async def test_every_role_has_its_row_and_no_other() -> None:
         outbox=Outbox(),
         carry_out=never,
         on_leadership=lambda _leads: None,
+        above=[Child(service.name, Actor) for service in entry_points(group=GROUP)],
     )
     assert first_column(section("The supervision tree")) == paths(assemble(parts).spec)

@@ -1,12 +1,14 @@
 -- Make a task at run time, or give it another definition.
--- KEYS: dynamic, version, events, once:<operation>   ARGV: task, definition (opaque JSON), revision to be replaced or '' (a
---   new task), who
+-- KEYS: dynamic, version, events, once:<operation>, paused   ARGV: task, definition (opaque JSON), revision to be replaced
+--   or '' (a new task), who
 -- reply: {'defined', revision}, {'unchanged', revision} (it is so already), {'taken', revision} (there is one, and none was
---   to be replaced, or it is being forgotten), {'changed', revision or 0} (another than the one to be replaced); a task that
---   was withdrawn (revision|-) is a new one
+--   to be replaced, or it is being forgotten), {'changed', revision or 0} (another than the one to be replaced) or
+--   {'broken', why}; a task that was withdrawn (revision|-) is a new one
+-- A new task is not paused: a pause that raced with the removal of its namesake is none of its own.
 -- Repeatable: the answer is kept. Revisions come from the version, so none comes twice. Growing first: refused when memory
 -- is full.
 redis.call('XLEN', KEYS[3])
+redis.call('HLEN', KEYS[5])
 local before = redis.call('GET', KEYS[4])
 if before then
   local word, revision = string.match(before, '^(%a+) (%d+)$')
@@ -15,7 +17,7 @@ end
 local version, old = tonumber(redis.call('GET', KEYS[2]) or 0), redis.call('HGET', KEYS[1], ARGV[1])
 local revision, definition = '0', nil
 if old then revision, definition = string.match(old, '^(%d+)|(.*)$') end
-if not (version and revision) then return redis.error_reply('ERR the version or the old definition is not ours') end
+if not (version and revision) then return {'broken', 'the version or the old definition is not ours'} end
 
 local word = 'defined'
 if definition == '-' then revision, definition = '0', nil end
@@ -33,6 +35,7 @@ end
 redis.call('SET', KEYS[4], word .. ' ' .. revision, 'EX', 600)
 if word == 'defined' then
   redis.call('HSET', KEYS[1], ARGV[1], revision .. '|' .. ARGV[2])
+  if not definition then redis.call('HDEL', KEYS[5], ARGV[1]) end
   redis.call('INCR', KEYS[2])
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'event', 'defined', 'what', ARGV[1], 'who', ARGV[4])
 end

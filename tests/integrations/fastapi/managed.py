@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import httpx
+
     from tests.store.servers import RedisServer
 
-__all__ = ["MEANT", "NEW_YEAR", "Managed", "TestClient", "application", "managed"]
+__all__ = ["MEANT", "NEW_YEAR", "Managed", "TestClient", "application", "managed", "until"]
 
 NEW_YEAR: Final = "0 0 1 1 *"
 MEANT: Final = {"X-Requested-With": "tests"}
@@ -58,19 +61,35 @@ class Managed:
         [found] = self.get("/tasks", name=name)
         return found
 
-    def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """The first answer that is true. Fails after ``PATIENCE_S``."""
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not (answer := condition()):
-            assert time.monotonic() < deadline_s, f"not within {PATIENCE_S:g} s: {what}"
-            time.sleep(0.02)
-        return answer
-
     def events(self) -> list[dict[str, str]]:
         """What changed, and who changed it, the oldest first."""
         with redis.Redis(unix_socket_path=self.server.path, decode_responses=True) as client:
             told: Any = client.xrange(Keys(self.manager.config.redis_key_prefix).events)
         return [fields for _, fields in told]
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """The first answer that is true. Fails after ``PATIENCE_S``."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not (answer := condition()):
+        assert time.monotonic() < deadline_s, f"not within {PATIENCE_S:g} s: {what}"
+        time.sleep(0.02)
+    return answer
+
+
+def _refuse_surprises(app: FastAPI) -> Callable[[httpx.Response], None]:
+    """A hook that fails for a Problem under a status that OpenAPI does not announce for its operation."""
+    paths = app.openapi()["paths"]
+    patterns = {path: re.compile(re.sub(r"{\w+}", "[^/]+", path)) for path in paths}
+
+    def look(response: httpx.Response) -> None:
+        request = response.request
+        found = next(path for path, pattern in patterns.items() if pattern.fullmatch(request.url.path))
+        announced = paths[found].get(request.method.lower(), {"responses": {}})["responses"]
+        if b'"code":' in response.read():
+            assert str(response.status_code) in announced, f"{request.method} {found}: {response.status_code}"
+
+    return look
 
 
 def application(
@@ -105,6 +124,7 @@ def managed(
     """Serve one for the block, from when it is healthy and every declared task has its first instant."""
     app, manager = application(server, prefix, groups, router=router, **more)
     with TestClient(app, backend=backend, headers={**MEANT, **(headers or {})}) as client:  # type: ignore[arg-type]  # a literal of two
+        client.event_hooks = {"response": [_refuse_surprises(app)]}
         served = Managed(app, manager, client, server)
 
         def ready() -> bool:
@@ -115,5 +135,5 @@ def managed(
                 (each.name, one.name) for each in groups for one in each.tasks
             }
 
-        served.until(ready, "every task is scheduled")
+        until(ready, "every task is scheduled")
         yield served

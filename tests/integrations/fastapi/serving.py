@@ -45,7 +45,7 @@ class Served:
     port: int
     effects_path: Path
 
-    async def get(self, path: str, *, timeout_s: float = 20) -> dict[str, Any] | None:
+    async def get(self, path: str, timeout_s: float = 20) -> dict[str, Any] | None:
         """What it answers, as soon as it answers."""
 
         async def answer() -> httpx.Response | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,13 +15,15 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from engine.errors import MailboxClosed
 from engine.management import Match
 from integrations.fastapi import Config, TaskGroup, TaskManager
-from tests.integrations.fastapi.managed import MEANT, NEW_YEAR, TestClient, managed
+from tests.integrations.fastapi.managed import MEANT, NEW_YEAR, TestClient, managed, until
 from tests.store.servers import RedisServer, find_binary, free_port
+from tests.system.cluster import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.types import Message, Scope
 
@@ -96,10 +100,11 @@ def test_a_task_is_made_run_looked_at_and_removed(backend: str, redis: RedisServ
         def ran() -> Any:
             return served.get("/tasks/shop/ada/statistics")["runs"]
 
-        [run] = served.until(ran, "a run has ended")
+        [run] = until(ran, "a run has ended")
         assert (run["outcome"], run["attempt"], run["error"]) == ("ran", 1, None)
         assert run["worker"]
         assert run["run_date"].endswith("Z")
+        assert abs(datetime.fromisoformat(run["run_date"]).timestamp() - time.time()) < PATIENCE_S
         assert run["durations_second"] >= 0
         assert served.get("/supervisor/scheduling.leader")["state"] == "running"
         served.do("POST", "/supervisor/engine.stats/restart")
@@ -112,15 +117,17 @@ def test_a_task_is_made_run_looked_at_and_removed(backend: str, redis: RedisServ
 def test_tasks_come_as_they_are_declared_and_then_by_name(redis: RedisServer, prefix: str) -> None:
     """Groups in the order of their adding; what was made at run time follows within its group."""
     with managed(redis, prefix, [shop(), bare()]) as served:
-        for name in ("zoe", "ada"):
+        [group, _] = served.manager.task_groups
+        for name in ("zoe", "max", "ada", "kim"):
             served.do("POST", "/tasks", json={**GREET, "name": name})
-        names = ["report", "bill", "ada", "zoe", "plain"]
+        until(lambda: len(group.tasks) == 6, "this process has heard of them")
+        names = ["report", "bill", "ada", "kim", "max", "zoe", "plain"]
         assert [task["name"] for task in served.get("/tasks")] == names
         disabled = served.do("POST", "/tasks/disable")
         assert [task["task"] for task in disabled["affected_tasks"]] == names
-        assert disabled["count"] == 5
+        assert disabled["count"] == 7
         counts = {group["name"]: group["task_count"] for group in served.get("/task-groups")}
-        assert counts == {"shop": 4, "bare": 1}
+        assert counts == {"shop": 6, "bare": 1}
 
 
 def test_a_task_without_the_tag_does_not_match(redis: RedisServer, prefix: str) -> None:
@@ -166,7 +173,7 @@ def test_disabled_tasks_are_not_triggered_unless_forced(redis: RedisServer, pref
         refused = served.client.post("/tasks/trigger", params={"task_name": "bill"})
         assert (refused.status_code, refused.json()["code"]) == (409, "nothing_triggered")
 
-        served.until(lambda: not served.task("report")["is_running"], "the first run has ended")
+        until(lambda: not served.task("report")["is_running"], "the first run has ended")
         forced = served.do("POST", "/tasks/trigger", force="true")
         assert [task["task"] for task in forced["affected_tasks"]] == ["report", "bill"]
         assert [run_id.partition("@")[0] for run_id in forced["run_ids"]] == ["shop/report", "shop/bill"]
@@ -180,14 +187,15 @@ def test_a_retry_that_waits_is_shown_and_can_be_made_due(redis: RedisServer, pre
     fails.set()
     with managed(redis, prefix, [shop(fails=fails)]) as served:
         served.do("POST", "/tasks/trigger", task_name="report")
-        served.until(lambda: served.task("report")["retry_after"], "the retry waits")
+        until(lambda: served.task("report")["retry_after"], "the retry waits")
         assert served.task("report")["retry_delay"] == 600
         runs = served.get("/tasks/shop/report/statistics")["runs"]
         assert [(run["outcome"], run["attempt"]) for run in runs] == [("failed", 1)]
         assert "no figures" in runs[0]["error"]
         fails.clear()
         assert served.do("POST", "/tasks/reset-retry", task_name="report")["count"] == 1
-        served.until(lambda: len(served.get("/tasks/shop/report/statistics")["runs"]) == 2, "it ran again")
+        assert (served.events()[-1]["what"], served.events()[-1]["who"]) == ("shop/report", "testclient")
+        until(lambda: len(served.get("/tasks/shop/report/statistics")["runs"]) == 2, "it ran again")
         runs = served.get("/tasks/shop/report/statistics")["runs"]
         assert [(run["outcome"], run["attempt"]) for run in runs] == [("failed", 1), ("ran", 2)]
         assert served.do("DELETE", "/tasks/statistics", task_name="report")["count"] == 1
@@ -200,7 +208,7 @@ def test_a_task_whose_function_no_worker_has_is_an_orphan_and_can_be_removed(red
         served.do("POST", "/tasks", json={**GREET, "name": "ada"})
         assert served.task("ada")["orphan"] is False
     with managed(redis, prefix, [bare()]) as other:
-        other.until(lambda: other.task("ada")["orphan"], "nobody has its function")
+        until(lambda: other.task("ada")["orphan"], "nobody has its function")
         assert other.do("DELETE", "/tasks", task_group_name="shop", task_name="ada")["task_name"] == "ada"
         assert other.get("/tasks", name="ada") == []
 
@@ -365,18 +373,12 @@ def test_a_page_of_another_site_cannot_change_anything(
         assert bool(asked) == admitted
 
 
-def test_a_body_that_is_too_large_is_not_read_to_its_end() -> None:
-    """Whatever its length is said to be, and if it never ends."""
+def ask(receive: Callable[[], Awaitable[Message]]) -> tuple[int, Any]:
+    """Status and answer to a POST /tasks whose body comes from there, without any server around the application."""
     config = Config(redis_host="127.0.0.1", redis_port=free_port(), max_payload_bytes=10_000)
     app = FastAPI()
     app.include_router(TaskManager(app, config).get_manager_router())
-    read = 0
     sent: list[Message] = []
-
-    async def receive() -> Message:
-        nonlocal read
-        read += 1_000
-        return {"type": "http.request", "body": b"[" * 1_000, "more_body": True}
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -384,10 +386,36 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end() -> None:
     scope: Scope = {"type": "http", "method": "POST", "path": "/tasks", "query_string": b"", "root_path": ""}
     scope["headers"] = [(b"content-type", b"application/json"), (b"content-length", b"5")]
     anyio.run(app, scope, receive, send)
-    assert sent[0]["status"] == 413
-    assert json.loads(sent[1]["body"])["code"] == "payload_too_large"
-    assert "10,000" in json.loads(sent[1]["body"])["detail"]
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+def test_a_body_that_is_too_large_is_not_read_to_its_end() -> None:
+    """Whatever its length is said to be, and if it never ends."""
+    read = 0
+
+    async def receive() -> Message:
+        nonlocal read
+        read += 1_000
+        return {"type": "http.request", "body": b"[" * 1_000, "more_body": True}
+
+    status, problem = ask(receive)
+    assert (status, problem["code"]) == (413, "payload_too_large")
+    assert "10,000" in problem["detail"]
     assert read == 11_000
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_failure() -> None:
+    """Nobody hears the answer; nothing is raised for the server to report."""
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    status, problem = ask(receive)
+    assert (status, problem["code"]) == (400, "client_gone")
 
 
 def test_a_task_that_is_too_large_is_refused(redis: RedisServer, prefix: str) -> None:
@@ -411,6 +439,8 @@ def test_handlers_of_the_application_are_neither_used_nor_changed(redis: RedisSe
             raise HTTPException(401, "who is there?")
         if request.headers["X-Key"] == "broken":
             raise ZeroDivisionError
+        if request.headers["X-Key"] == "bug":
+            raise MailboxClosed("engine.link")  # ours, and no request should be the reason of it
 
     with managed(redis, prefix, [shop()], router={"dependencies": [Depends(door)]}, headers={"X-Key": "1"}) as served:
         app = served.app
@@ -431,11 +461,13 @@ def test_handlers_of_the_application_are_neither_used_nor_changed(redis: RedisSe
             "own": client.get("/own?number=x"),
             "nobody": client.get("/tasks"),
             "broken": client.get("/tasks", headers={"X-Key": "broken"}),
+            "bug": client.get("/tasks", headers={"X-Key": "bug"}),
             "wrong": client.get("/supervisor?scope=x", headers={"X-Key": "1"}),
         }
     assert {name: (answer.status_code, answer.json().get("theirs")) for name, answer in answers.items()} == {
         "own": (418, "RequestValidationError"),
         "nobody": (418, "HTTPException"),
         "broken": (418, "ZeroDivisionError"),
+        "bug": (418, "MailboxClosed"),
         "wrong": (422, None),
     }

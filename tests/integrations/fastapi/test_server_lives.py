@@ -86,6 +86,8 @@ def test_a_thousand_runs_leave_nothing_behind(kind: str, loop: Loop, redis: Redi
     for number in range(RUNS):
         group.add_task(YEARLY, name=f"t{number}", run_on_first_start=True)(in_loop if kind == "loop" else note)
 
+    before = living(_Call, Running, ThreadCall)  # what other tests of this process have left
+
     async def main() -> None:
         app = FastAPI()
         prefix = f"{kind}-{loop[0]}-{len(loop[1])}"
@@ -96,10 +98,8 @@ def test_a_thousand_runs_leave_nothing_behind(kind: str, loop: Loop, redis: Redi
             life = manager._life
             assert life is not None
             bridge = life.bridge
-            await until_within(lambda: living(_Call, Running, ThreadCall) == 0)
-            assert not bridge._going
-            assert not bridge._to_host
-            assert not bridge._to_engine
+            await until_within(lambda: living(_Call, Running, ThreadCall) <= before)
+            await until_within(lambda: not (bridge._going or bridge._to_host or bridge._to_engine))
         assert ended == RUNS
 
     on(loop, main)

@@ -19,7 +19,7 @@ from engine.config import Config
 from engine.domain.group import TaskGroup
 from engine.errors import RedisUnavailable
 from engine.keeping import GroupKeeper, carry_out
-from engine.management import Management
+from engine.management import Management, check_dynamic
 from engine.runtime import (
     Child,
     ChildFailed,
@@ -184,7 +184,12 @@ class Worker:
 
     async def run(self, *, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
         with self._life, ExitStack() as in_use:
-            keeper = GroupKeeper(self.outbox, self.perform, lambda: self.identity.worker_id)
+            keeper = GroupKeeper(
+                self.outbox,
+                self.perform,
+                check=partial(check_dynamic, config=self.config),
+                who=lambda: self.identity.worker_id,
+            )
             for group in self.groups:
                 in_use.enter_context(group.in_use(keeper))
             await self.supervision.run(task_status=task_status)

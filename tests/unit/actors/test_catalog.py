@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from actors.catalog import Catalog, Reading, Scheduling
+from actors.catalog import Catalog, Scheduling
 from actors.declared import Declared, Outbox, Posted
 from actors.identity import Identity
 from actors.messages import (
@@ -24,6 +24,7 @@ from actors.messages import (
     TermAsked,
     Woken,
 )
+from actors.reading import Reading
 from engine.domain.catalog import digest, pages
 from engine.runtime import Child, Mailbox
 from engine.store.election import Elected

@@ -233,18 +233,15 @@ async def test_what_cannot_be_made_is_refused_where_it_is_asked_for(autojump_clo
     assert process.names() == ["code", "fresh"]
 
 
-async def test_what_is_too_large_to_be_kept_is_an_error_in_the_log(
-    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whoever did not wait for the answer."""
+async def test_what_is_too_large_is_refused_at_once(autojump_clock: MockClock, stage: Stage) -> None:
+    """Also where nobody waits for Redis."""
     process = Process()
     await stage.worker(process.group, max_payload_bytes=1_000)
     await stage.until(5)
-    process.group.add_dynamic_task("note", EVERY_MINUTE, {"text": "x" * 1_000}, name="large")
-    await stage.until(6)
+    for persist in (True, False):
+        with pytest.raises(PayloadTooLarge, match="g/large takes 1,"):
+            process.group.add_dynamic_task("note", EVERY_MINUTE, {"text": "x" * 1_000}, name="large", persist=persist)
     assert process.names() == []
-    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert "'large' could not be created in group 'g': g/large takes 1," in error.getMessage()
 
 
 async def test_redis_that_is_full_of_tasks_says_so_at_the_start(

@@ -374,6 +374,9 @@ class Keeping:
     def __init__(self) -> None:
         self.posted: list[Change] = []
 
+    def check(self, task: Task) -> None:
+        pass
+
     def post(self, change: Change) -> None:
         self.posted.append(change)
 
