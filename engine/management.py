@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from engine.store.operations import Accepted, Changed, Defined, Refused, Taken, Trigger, Unchanged
 from engine.store.session import Broken
-from engine.views import Look, read_statistics, read_tasks, read_workers
+from engine.views import Look, be_reached, read_statistics, read_tasks, read_workers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -308,6 +308,7 @@ class Management:
 
     async def note(self, event: str, what: str, *, who: str) -> None:
         """Keep an event of something that changes nothing in Redis, such as the restart of an actor."""
+        await be_reached(self._store)
         await self._store.catalog.note(event, what, who=who)
 
     async def _matching(self, match: Match) -> list[Definition]:

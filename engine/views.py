@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
+
+import trio
 
 from actors.ending import retry_policy
 from actors.reading import Reading
 from engine.domain.names import task_id
 from engine.domain.retry import retry_delay_s
-from engine.errors import TreeFormatError
+from engine.errors import RedisUnavailable, TreeFormatError
 from engine.runtime import Node
 from engine.store.session import Broken
 from engine.store.survey import Survey
@@ -34,11 +36,16 @@ __all__ = [
     "PauseView",
     "TaskView",
     "WorkerView",
+    "be_reached",
     "iso",
     "read_statistics",
     "read_tasks",
     "read_workers",
 ]
+
+
+MOMENT_S: Final = 0.5
+"""How long a connection that is down is waited for, where somebody waits for the answer."""
 
 
 @final
@@ -172,6 +179,18 @@ class AttemptView:
         return asdict(self)
 
 
+async def be_reached(store: Store) -> None:
+    """Somebody waits for an answer: wait for a connection that is just being made anew, and not for Redis to come back.
+
+    Raises:
+        RedisUnavailable: there is no connection.
+    """
+    with trio.move_on_after(MOMENT_S):
+        await store.transport.wait_up()
+        return
+    raise RedisUnavailable("there is no connection to it")
+
+
 @final
 class Look:
     """What was read of a catalog and is kept: a declaration never changes, so that reading again costs little."""
@@ -181,7 +200,8 @@ class Look:
         self._sets: Mapping[str, DeclaredSet] = {}
 
     async def at(self, store: Store) -> tuple[CatalogRead, Contents]:
-        """The catalog as it is now. Raises RedisUnavailable."""
+        """The catalog as it is now. Raises RedisUnavailable, at once or nearly when there is no connection."""
+        await be_reached(store)
         contents = await store.catalog.contents(self._sets)
         self._sets = {found.digest: found for found in contents.sets}
         return await self._reading.read(contents), contents
@@ -189,9 +209,9 @@ class Look:
 
 async def read_workers(store: Store, look: Look | None = None) -> list[WorkerView]:
     """Every worker that is present, the last seen first. Raises RedisUnavailable."""
+    catalog, _ = await (look or Look()).at(store)
     now_ms = await store.leases.redis_ms()
     leader = await store.election.leader()
-    catalog, _ = await (look or Look()).at(store)
     return [
         _worker(presence, now_ms, catalog, leads=presence.worker == leader) for presence in await store.leases.workers()
     ]

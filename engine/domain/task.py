@@ -73,9 +73,10 @@ class Definition:
         tags: object = self.tags
         if not isinstance(tags, tuple) or not all(isinstance(tag, str) and tag for tag in tags):
             raise TaskTypeError(self._label, "tags", f"{self.tags!r}; give a list of non-empty strings")
-        for setting, value in (("description", self.description), ("tags", list(tags))):
-            if (problem := json_problem(value, setting)) is not None:
-                raise TaskTypeError(self._label, setting, problem)
+        for text in ("description", "tags"):
+            value = getattr(self, text)
+            if (problem := json_problem(list(value) if text == "tags" else value, text)) is not None:
+                raise TaskTypeError(self._label, text, problem)
         backoff, longest = self.retry_backoff, self.retry_backoff_max
         if backoff is not None and longest is not None and backoff > longest:
             reason = f"{backoff:,.10g} s is above retry_backoff_max, {longest:,.10g} s; lower it or raise that"

@@ -131,7 +131,7 @@ def serve_four(command: str, workshop: Workshop) -> None:
     """One of the commands."""
     url, port, folder = empty_redis(workshop), free_port(), home(workshop)
     env = environment(workshop.folder("home"), TROUPE_REDIS_URL=url)
-    listen = PORT[command.split()[0]].format(port=port)
+    listen = PORT[command.partition(" ")[0]].format(port=port)
     with redis.Redis.from_url(url) as client:
         with serving(f"{command} {listen}", folder, port, env) as site:
             until(lambda: site.answers("/health"), f"{command} answers")

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -103,9 +103,7 @@ def served(cluster: Cluster, server: str, module: str, name: str, **env: str) ->
     port = free_port()
     program_name, *options = SERVERS[server]
     words = [f"{module}:app" if word == APP else word.format(port=port) for word in options]
-    program = cluster.program(
-        *(sys.executable, "-m", program_name, *words), name=name, cwd=cluster.directory, PYTHONPATH="", **env
-    )
+    program = cluster.program(*(sys.executable, "-m", program_name, *words), name=name, cwd=cluster.directory, **env)
 
     def answers() -> bool:
         assert program.process.poll() is None, program.log()
@@ -265,6 +263,28 @@ def test_it_runs_in_the_test_client(
         with in_process(cluster, "seed_app", caplog) as life:
             lives(life)
         after_it(life)
+
+
+def test_two_of_them_share_a_redis(cluster: Cluster) -> None:
+    """Under prefixes of their own, here the names of their modules, neither sees anything of the other."""
+    text = one_line_changed(SEED.read_text(encoding="utf-8"))
+    where = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(cluster.server.port)}
+    lives = []
+    with ExitStack() as stack:
+        for module in ("app_a", "app_b"):
+            (cluster.directory / f"{module}.py").write_text(text, encoding="utf-8")
+            env = {**where, "EFFECTS": str(cluster.directory / f"{module}.effects")}
+            lives.append(stack.enter_context(served(cluster, "uvicorn asyncio", module, module, **env)))
+        for life in lives:
+            until(lambda life=life: life.get("/task-manager/health")["is_leader"], "it leads")  # type: ignore[misc]
+        mine, other = lives
+        mine.post("/task-manager/tasks/trigger", task_name="weekly")
+        mine.post("/task-manager/tasks/disable", task_name="slow")
+        weekly = "/task-manager/tasks/reports/weekly/statistics"
+        until(lambda: mine.get(weekly)["runs"], "it has run")
+        assert other.get(weekly)["runs"] == []
+        assert all(task["is_active"] for task in other.get("/task-manager/tasks"))
+        assert len(other.get("/task-manager/workers")) == 1
 
 
 # -- the programs of the tutorial -------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_health_is_told_before_the_start_without_a_redis_and_with_one(backend: s
             "unhealthy",
             False,
         )
-        for path in ("/tasks", "/task-groups", "/workers", "/supervisor?scope=cluster", "/tasks/a/b/statistics"):
+        for path in ("/tasks", "/workers", "/supervisor?scope=cluster", "/tasks/a/b/statistics"):
             refused = client.get(path)
             assert (refused.status_code, refused.json()["code"]) == (503, "engine_not_running"), path
         assert client.post("/tasks/disable").json()["code"] == "engine_not_running"
