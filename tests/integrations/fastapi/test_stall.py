@@ -37,9 +37,10 @@ def wait_with_gil(seconds: float) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _long_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine, what computes for a second takes many."""
+def _busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one, what computes for a second takes many, and gets a small share of them."""
     monkeypatch.setattr(crossing, "LIMIT_S", 50.0)
+    monkeypatch.setattr(stall, "BUSY", 0.05)
 
 
 async def quietly_until(condition: Callable[[], object]) -> None:
