@@ -213,7 +213,8 @@ class Catalog(Actor[CatalogInbox]):
         self._declared.hear(news)
         self._tell_all(news)
         self._warn_of_strangers(news, workers)
-        self._tell_of_odds(news)
+        if not self._declaring:  # until then the others' tasks stand where this process's own will
+            self._tell_of_odds(news)
 
     def _tell_all(self, news: CatalogRead) -> None:
         self._consumer.tell(news)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never, final
 import trio
 
 from actors.ending import report
+from actors.in_flight import InFlight
 from actors.intake import Intake
 from actors.messages import (
     CatalogAsked,
@@ -21,7 +22,7 @@ from actors.messages import (
     StopRuns,
 )
 from actors.outage import PAUSE_S, insist
-from actors.running import OwnLoop, Phase, Returned, Running, Stop, Stopped, TimedOut, perform, rejoin
+from actors.running import OwnLoop, Phase, Returned, Running, Stop, Stopped, TimedOut, exc_info_of, perform, rejoin
 from actors.settlement import Settlement
 from engine.domain.run import RunContext
 from engine.domain.task import Task
@@ -34,7 +35,6 @@ from engine.store.transport import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from actors.identity import Identity
     from actors.messages import CatalogInbox, StatsInbox
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from engine.store.store import Store
 
 log = logging.getLogger("fastapi.task-manager.consumer")
-
-_OUR_FRAMES = frozenset({"actors.running", "actors.threads", "integrations.fastapi.bridge"})
-"""Modules that call a body, here and on the loop of an application."""
 
 LAST_WORDS_S = 2.0
 """How long a Consumer that crashes or is cancelled may take to give its runs back."""
@@ -84,14 +81,11 @@ class Consumer(Actor[ConsumerInbox]):
         self._declared, self._functions = tasks, functions
         self._tasks: Mapping[str, Task] = tasks
         self._threads, self._catalog, self._stats = threads, catalog, stats
-        self._runs: dict[str, Running] = {}
-        self._lone: list[Running] = []
-        self._crowded: dict[str, frozenset[Running]] = {}
+        self._in_flight = InFlight(config.concurrent_tasks)
         self._overdue = 0
         self._host = host or OwnLoop()
         self._draining = draining
         self._drained = trio.Event()
-        self._changed = trio.Event()
         self._version = -1
         """Of the catalog, when it was last heard of."""
 
@@ -110,7 +104,7 @@ class Consumer(Actor[ConsumerInbox]):
         )
         await self.context.nursery.start(self._execute)
         for call in self._threads.still_going():
-            self._take_on(call.running)
+            self._in_flight.add(call.running)
             self._bodies.start_soon(self._rejoin, call)
         if self._draining:
             self._begin_drain()
@@ -138,7 +132,7 @@ class Consumer(Actor[ConsumerInbox]):
                 self._learned.set()
                 self._learned = trio.Event()
             case RunsAsked():
-                message.reply.send([(run.run_id, run.claimed.fence) for run in self._runs.values()])
+                message.reply.send([(run.run_id, run.claimed.fence) for run in self._in_flight])
             case StopRuns():
                 self._stop(message.lost, Stop.LOST)
                 self._stop(message.cancelled, Stop.CANCELLED)
@@ -162,20 +156,20 @@ class Consumer(Actor[ConsumerInbox]):
 
     def _stop(self, members: frozenset[tuple[str, int]], why: Stop) -> None:
         for run_id, fence in members:
-            run = self._runs.get(run_id)
-            if run is None or run.claimed.fence != fence or run.phase is Phase.ENDED or run.asked is why:
+            run = self._in_flight.find(run_id, fence)
+            if run is None or run.phase is Phase.ENDED or run.asked is why:
                 continue
             if run.cancellable:
                 log.warning("Run %s is stopped: %s", run_id, why.value)
             else:
                 log.warning("Run %s should stop (%s), but its thread cannot be cancelled", run_id, why.value)
             run.tell_to_stop(why)
-        self._announce()
+        self._in_flight.note_change()
 
     def _stop_all(self, why: Stop) -> None:
-        for run in self._runs.values():
+        for run in self._in_flight:
             run.tell_to_stop(why)
-        self._announce()
+        self._in_flight.note_change()
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -183,9 +177,9 @@ class Consumer(Actor[ConsumerInbox]):
         """Read, claim and start runs until drained. What was read and cannot be started goes back in the same turn."""
         await self._reconnect()
         while not self._intake.closed:
-            await self._wait_for_room()
+            await self._in_flight.wait_until(lambda: self._in_flight.room > 0 or self._intake.closed)
             try:
-                entries = await self._intake.read(self._room())
+                entries = await self._intake.read(self._in_flight.room)
                 await self._take(entries)
             except RedisUnavailable:
                 await self._reconnect()
@@ -214,8 +208,8 @@ class Consumer(Actor[ConsumerInbox]):
         if self._intake.closed:
             await self._store.runs.release(entries)
             return
-        room = self._room()
-        crowded = [entry for entry in entries if self._is_crowded(entry.run_id)]
+        room = self._in_flight.room
+        crowded = [entry for entry in entries if not self._in_flight.admits(entry.run_id)]
         startable = [entry for entry in entries if entry not in crowded]
         wanted, excess = startable[:room], startable[room:]
         unknown = [entry for entry in wanted if entry.task_id not in self._tasks]
@@ -228,10 +222,6 @@ class Consumer(Actor[ConsumerInbox]):
             await self._put_aside(unknown, "unknown function", most=self._config.queue_cap)
         if known:
             await self._claim(known)
-
-    def _is_crowded(self, run_id: str) -> bool:
-        """Does a former body of this run still go on here, or what it waited for in vain? Others may have it."""
-        return run_id in self._runs or run_id in self._crowded
 
     async def _put_aside(self, entries: list[Entry], why: str, *, most: int | None) -> None:
         replies = await self._store.runs.defer(self._identity.key, entries, why=why, most=most)
@@ -263,7 +253,7 @@ class Consumer(Actor[ConsumerInbox]):
         match reply:
             case Claimed():
                 run = self._running(reply, task, token)
-                self._take_on(run)
+                self._in_flight.add(run)
                 self._bodies.start_soon(self._run, run, name=run.run_id)
             case Ended(verdict, reason):
                 log.info("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
@@ -273,12 +263,6 @@ class Consumer(Actor[ConsumerInbox]):
                 log.error("Run %s cannot be claimed: a key of it is broken: %s", entry.run_id, why)
             case _:
                 assert_never(reply)
-
-    def _take_on(self, run: Running) -> None:
-        """A run takes a slot. It is here once at most: what still goes on under an old fence keeps it away."""
-        self._runs[run.run_id] = run
-        if run.last_delivery:
-            self._lone.append(run)
 
     def _running(self, claimed: Claimed, task: Task, token: str) -> Running:
         return Running(
@@ -331,7 +315,7 @@ class Consumer(Actor[ConsumerInbox]):
             case Returned(error) if error is not None:
                 name = f"{run.context.group}/{run.context.name}"
                 facts = {"run_id": run.run_id, "attempt": run.claimed.attempt}
-                log.error("Task %s failed", name, exc_info=_from_task(error), extra=facts)
+                log.error("Task %s failed", name, exc_info=exc_info_of(error), extra=facts)
             case TimedOut(None):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
             case TimedOut(call) if call is not None and isinstance(decision, Completion):
@@ -379,15 +363,11 @@ class Consumer(Actor[ConsumerInbox]):
         if not run.last_delivery:
             return
         with trio.move_on_after(self._config.run_lease_s * ALONE_WITHIN_LEASES):
-            while run.stop is None and self._others_before(run):
-                await self._changed.wait()
+            await self._in_flight.wait_until(lambda: run.stop is not None or self._in_flight.is_alone(run))
             return
-        self._crowded[run.run_id] = frozenset(self._runs.values()) - {run}
+        self._in_flight.keep_away(run)
         log.warning("Run %s must run alone, and is given back: %s", run.run_id, Stop.CROWDED.value)
         run.tell_to_stop(Stop.CROWDED)
-
-    def _others_before(self, run: Running) -> bool:
-        return len(self._lone) < len(self._runs) or self._lone[0] is not run
 
     async def _give_back(self, run: Running) -> None:
         """The Consumer itself ends: this body has ended, and other workers need not wait for the lease."""
@@ -400,27 +380,10 @@ class Consumer(Actor[ConsumerInbox]):
                 log.warning("Run %s could not be handed back; its lease ends it", run.run_id)
 
     def _settled(self, run: Running) -> None:
-        del self._runs[run.run_id]
-        if run.last_delivery:
-            self._lone.remove(run)
-        self._crowded = {run_id: left for run_id, others in self._crowded.items() if (left := others - {run})}
-        self._announce()
+        self._in_flight.remove(run)
         self._show()
 
-    # -- room and stopping ----------------------------------------------------------------------------------------
-
-    def _room(self) -> int:
-        if self._lone:
-            return 0
-        return self._config.concurrent_tasks - len(self._runs)
-
-    async def _wait_for_room(self) -> None:
-        while self._room() <= 0 and not self._intake.closed:
-            await self._changed.wait()
-
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+    # -- stopping -------------------------------------------------------------------------------------------------
 
     def _begin_drain(self) -> None:
         if not self._intake.closed:
@@ -433,35 +396,20 @@ class Consumer(Actor[ConsumerInbox]):
 
     async def _drain(self) -> None:
         """Read no more; give runs in progress their time, then hand back what can be cancelled."""
-        self._announce()
+        self._in_flight.note_change()
         with trio.move_on_after(self._config.shutdown_grace):
             if self._config.concurrent_tasks > 0:
                 await self._intake.stop_reading()
-            await self._wait_until_idle()
+            await self._in_flight.wait_until(lambda: len(self._in_flight) == 0)
         self._stop_all(Stop.SHUTDOWN)
         with trio.move_on_after(LAST_WORDS_S):
-            while any(run.cancellable for run in self._runs.values()):
-                await self._changed.wait()
-        for run in self._runs.values():
+            await self._in_flight.wait_until(lambda: not any(run.cancellable for run in self._in_flight))
+        for run in self._in_flight:
             log.warning("Run %s is still going and keeps its lease until this process ends", run.run_id)
         self._drained.set()
 
-    async def _wait_until_idle(self) -> None:
-        while self._runs:
-            await self._changed.wait()
-
     def _show(self) -> None:
-        names = ", ".join(run.claimed.task_id for run in islice(self._runs.values(), 5))
+        names = ", ".join(run.claimed.task_id for run in islice(self._in_flight, 5))
         overdue = f", {self._overdue} of them timed out in threads that go on" if self._overdue else ""
-        text = f"{len(self._runs)}/{self._config.concurrent_tasks} runs{overdue}"
+        text = f"{len(self._in_flight)}/{self._config.concurrent_tasks} runs{overdue}"
         self.context.doing(f"{text}: {names}" if names else text)
-
-
-def _from_task(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """The error with the traceback as its author knows it: from the task's own function on, if that was reached."""
-    trace = start = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") in _OUR_FRAMES:
-            start = trace.tb_next or trace
-        trace = trace.tb_next
-    return type(error), error, start

@@ -104,6 +104,8 @@ class Leader(Actor[LeaderInbox]):
         try:
             delay_s = await (self._elect() if self._term is None else self._renew(self._term))
         except RedisUnavailable:  # the link says so in the log; the lease may hold until it is back
+            if self._term is not None and self.context.clock.monotonic() - self._renewed_at_s > self._lease_s:
+                self._step_down("Redis has not answered for longer than the lease")
             delay_s = PAUSE_S
         self._timer.after(delay_s)
 

@@ -1,4 +1,4 @@
-"""One run in progress on this worker: its body, how it ends, and what is then told to Redis."""
+"""One run in progress on this worker: its body, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from engine.errors import EngineStateError, HostGone, NotAwaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import TracebackType
 
     from actors.threads import ThreadCall, Threads
     from engine.domain.run import RunContext
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from engine.store.runs import Claimed, Hold
 
 T = TypeVar("T")
+
+_CALLERS = frozenset({"actors.running", "actors.threads", "integrations.fastapi.bridge"})
+"""Modules that call a body, here and on the loop of an application."""
 
 
 @final
@@ -209,3 +213,13 @@ def _call_plain(running: Running) -> None:
         if isinstance(result, Coroutine):
             result.close()
         raise NotAwaited(function_name(running.task.function))
+
+
+def exc_info_of(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """For the log, the error as its author knows it: from the task's own function on, if that was reached."""
+    trace = start = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") in _CALLERS:
+            start = trace.tb_next or trace
+        trace = trace.tb_next
+    return type(error), error, start

@@ -112,7 +112,7 @@ class Engine:
         """While there is a worker: how other threads reach its own."""
 
         self._host: Host | None = None
-        self._stop = trio.Event()
+        self._stop, self._begun = trio.Event(), trio.Event()
         self._serving = False
         given: object = groups
         if isinstance(given, TaskGroup):
@@ -247,6 +247,13 @@ class Engine:
         except trio.RunFinishedError:
             raise EngineStateError("crash", "the engine does not run") from None
 
+    async def wait_begun(self) -> None:
+        """Wait until ``serve`` has taken the groups and made a worker. Redis need not be there. In its own trio run.
+
+        From then on dynamic tasks go to Redis, and ``perform`` gets to the engine.
+        """
+        await self._begun.wait()
+
     def stop(self) -> None:
         """Ask for a graceful stop, and return at once. From the thread in which the engine runs."""
         self._stop.set()
@@ -301,6 +308,7 @@ class Engine:
             ApiRefused: ``api`` is no address, or other hosts reach it and there is no token.
             ApiUnavailable: that address is taken.
             ConfigError: ``Config.api_token`` cannot be sent in a header.
+            EmbeddedRedisError: it was asked for and cannot be had.
             EngineStateError: it runs already.
             TaskDeclarationError: a task contradicts what it inherits from the Config.
             RedisUnreachable: no connection within ``startup_timeout``.
@@ -328,6 +336,7 @@ class Engine:
                 self._check_inherited(group)
                 in_use.enter_context(group.in_use(keeper))
             if not self.config.enabled:
+                self._begun.set()
                 log.info("Troupe is disabled (Config.enabled): nothing is scheduled or executed here")
                 task_status.started(self)
                 await self._stop.wait()
@@ -345,8 +354,10 @@ class Engine:
                 )
                 self._token = trio.lowlevel.current_trio_token()
                 _running.add(self)
+                self._begun.set()
                 await self._worker.run(self._stop, lambda: task_status.started(self))
         finally:
+            self._begun = trio.Event()
             _running.discard(self)
             self._token = None
             in_use.close()

@@ -206,7 +206,7 @@ class Config(BaseSettings):
         address = "redis_url" if self.redis_url else "redis_host" if self.redis_host else None
         if self.embedded and address:
             raise ConfigError("embedded", f"{address} is given as well; give an address or embedded=True")
-        if not self.embedded and not address:
+        if self.enabled and not self.embedded and not address:
             raise ConfigError("redis_host", _NO_ADDRESS)
         speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss:")
         if self.redis_ca_file is not None and not speaks_tls:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, TypeVar, final
 
 from engine.domain.dynamic import Made, Redeclared, Removed
 from engine.errors import NameTaken, RedisKeyBroken, StaticTask
 from engine.store.operations import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from actors.declared import Outbox, Posted
     from engine.domain.dynamic import Change
     from engine.domain.task import Definition, Task
-    from engine.management import Management, Perform
+    from engine.management import Management
 
 __all__ = ["GroupKeeper", "carry_out"]
 
 log = logging.getLogger("fastapi.task-manager.group")
+
+T = TypeVar("T")
+
+
+class _Perform(Protocol):
+    """How an operation gets to the trio run of the engine."""
+
+    async def __call__(self, operation: Callable[[Management], Awaitable[T]]) -> T:
+        """Do it there. Raises what it raises, and EngineStateError."""
 
 
 @final
@@ -27,7 +36,7 @@ class GroupKeeper:
     """The ``Keeper`` that an engine shows its groups while it runs."""
 
     def __init__(
-        self, outbox: Outbox, perform: Perform, *, check: Callable[[Task], None], who: Callable[[], str]
+        self, outbox: Outbox, perform: _Perform, *, check: Callable[[Task], None], who: Callable[[], str]
     ) -> None:
         self._outbox, self._perform, self._check, self._who = outbox, perform, check, who
 
@@ -73,11 +82,12 @@ async def _make(task: Task, operation_id: str, management: Management, who: str)
     group = management.group(task.definition.group)
     try:
         made = await management.define(task, operation_id, who=who)
-        why = "the name is taken by another task"
     except RedisKeyBroken as error:
-        made, why = Taken(0), str(error)
-    if isinstance(made, Taken):
-        log.error("Dynamic task '%s' could not be created in group '%s': %s", task.name, group.name, why)
-        group.note_refused(task)
+        why = str(error)
     else:
-        group.note_made(task, made.revision)
+        if not isinstance(made, Taken):
+            group.note_made(task, made.revision)
+            return
+        why = "the name is taken by another task"
+    log.error("Dynamic task '%s' could not be created in group '%s': %s", task.name, group.name, why)
+    group.note_refused(task)

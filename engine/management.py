@@ -7,11 +7,10 @@ repeated; part of it may have been done.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Final, final
 
 from engine.domain.names import trigger_run_id
 from engine.domain.policy import overlap_of
@@ -27,29 +26,18 @@ from engine.errors import (
 )
 from engine.store.operations import Accepted, Changed, Defined, Refused, Taken, Trigger, Unchanged
 from engine.store.session import Broken
-from engine.views import Look, be_reached, read_statistics, read_tasks, read_workers
+from engine.views import CatalogCache, be_reached, pause_details, read_statistics, read_tasks, read_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from engine.config import Config
     from engine.domain.group import TaskGroup
     from engine.domain.task import Definition, Task
-    from engine.store.operations import TriggerReply
     from engine.store.store import Store
     from engine.views import AttemptView, TaskView, WorkerView
 
-__all__ = ["Affected", "Management", "Match", "Perform", "Skipped", "TaskName", "Triggered", "check_dynamic"]
-
-T = TypeVar("T")
-
-
-class Perform(Protocol):
-    """How an operation gets to the trio run of the engine."""
-
-    async def __call__(self, operation: Callable[[Management], Awaitable[T]]) -> T:
-        """Do it there. Raises what it raises, and EngineStateError."""
-
+__all__ = ["Affected", "Management", "Match", "SkippedTask", "TaskName", "Triggered", "check_dynamic"]
 
 log = logging.getLogger("fastapi.task-manager.api")
 
@@ -91,7 +79,7 @@ class TaskName:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedTask:
     """A task that was meant and to which nothing was done."""
 
     group: str
@@ -105,7 +93,7 @@ class Affected:
     """To which tasks something was done, by group and name."""
 
     tasks: tuple[TaskName, ...]
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedTask, ...] = ()
 
 
 @final
@@ -114,7 +102,7 @@ class Triggered:
     """The runs that were queued: task and run id, by group and name."""
 
     runs: tuple[tuple[TaskName, str], ...]
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedTask, ...] = ()
 
 
 def check_dynamic(task: Task, config: Config) -> None:
@@ -142,13 +130,13 @@ class Management:
 
     def __init__(self, store: Store, config: Config, groups: Callable[[], Sequence[TaskGroup]]) -> None:
         self._store, self._config, self._groups = store, config, groups
-        self._look = Look()
+        self._cache = CatalogCache()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def tasks(self, match: Match) -> list[TaskView]:
         """The tasks that match, by group and name; empty if none does."""
-        return await read_tasks(self._store, self._config, admits=match.admits, look=self._look)
+        return await read_tasks(self._store, self._config, admits=match.admits, cache=self._cache)
 
     async def statistics(self, group: str, name: str) -> list[AttemptView]:
         """The attempts of a task that started, the newest first.
@@ -161,7 +149,7 @@ class Management:
 
     async def workers(self) -> list[WorkerView]:
         """Every worker that is present, the last seen first."""
-        return await read_workers(self._store, self._look)
+        return await read_workers(self._store, self._cache)
 
     # -- changing tasks, each as often as it is asked for -------------------------------------------------------------
 
@@ -172,27 +160,29 @@ class Management:
             NoSuchTask: none matches.
         """
         found = await self._matching(match)
-        details = json.dumps({"who": who, "why": why, "since_ms": await self._store.leases.redis_ms()})
-        await self._store.catalog.pause(_ids(found), secrets.token_hex(8), until_ms=None, details=details, who=who)
-        return _affected(found)
+        details = pause_details(who, why, since_ms=await self._store.leases.redis_ms())
+        replies = await self._store.catalog.pause(
+            _ids(found), secrets.token_hex(8), until_ms=None, details=details, who=who
+        )
+        return _affected(found, replies)
 
     async def resume(self, match: Match, *, who: str) -> Affected:
         """End the pauses of the tasks. Raises NoSuchTask as ``pause``."""
         found = await self._matching(match)
-        await self._store.catalog.resume(_ids(found), secrets.token_hex(8), who=who)
-        return _affected(found)
+        replies = await self._store.catalog.resume(_ids(found), secrets.token_hex(8), who=who)
+        return _affected(found, replies)
 
     async def reset_retry(self, match: Match, *, who: str) -> Affected:
         """Have waiting retries of the tasks become due now. Raises NoSuchTask as ``pause``."""
         found = await self._matching(match)
         replies = await self._store.operations.reset_retry(_ids(found), secrets.token_hex(8), who=who)
-        return _judged(found, replies)
+        return _affected(found, replies)
 
     async def clear_statistics(self, match: Match, *, who: str) -> Affected:
         """Hide the attempts that have ended from the tasks' statistics; the ledger stays. Raises NoSuchTask."""
         found = await self._matching(match)
         replies = await self._store.ledger.clear(_ids(found), secrets.token_hex(8), who=who)
-        return _judged(found, replies)
+        return _affected(found, replies)
 
     async def trigger(self, match: Match, *, who: str, force: bool = False) -> Triggered:
         """Queue a run of each task now, beside its schedule. It takes the place of a retry that waits.
@@ -212,12 +202,12 @@ class Management:
         triggers = [self._trigger(task, force=force) for task in found]
         replies = await self._store.operations.trigger(triggers, who=who, queue_cap=self._config.queue_cap)
         runs: list[tuple[TaskName, str]] = []
-        skipped: list[Skipped] = []
+        skipped: list[SkippedTask] = []
         for task, trigger, reply in zip(found, triggers, replies, strict=True):
             if isinstance(reply, Accepted):
                 runs.append((TaskName(task.group, task.name), trigger.run_id))
             else:
-                skipped.append(Skipped(task.group, task.name, _why(reply)))
+                skipped.append(SkippedTask(task.group, task.name, _why(reply)))
         if not runs:
             raise NothingTriggered([(one.group, one.name, one.reason) for one in skipped])
         return Triggered(tuple(runs), tuple(skipped))
@@ -249,10 +239,13 @@ class Management:
         self.group(task.definition.group).note_made(task, made.revision)
 
     async def define(self, task: Task, operation_id: str, *, who: str) -> Defined | Unchanged | Taken:
-        """As ``create``, for a caller who repeats it, and tells apart the same task and another of that name."""
+        """As ``create``, for a caller who repeats it, and tells apart the same task and another of that name.
+
+        A revision is the version of the catalog since which it is so; 0 where processes declare it.
+        """
         check_dynamic(task, self._config)
         definition = task.definition
-        catalog, contents = await self._look.at(self._store)
+        catalog, contents = await self._cache.read(self._store)
         standing = catalog.tasks.get(task.id)
         if standing is not None and (not standing.dynamic or task.id not in contents.dynamic):
             return Unchanged(0) if standing == definition else Taken(0)  # processes declare it
@@ -289,7 +282,7 @@ class Management:
         Raises:
             NameTaken: it is another one by now.
         """
-        catalog, _ = await self._look.at(self._store)
+        catalog, _ = await self._cache.read(self._store)
         standing = catalog.tasks.get(task.id, task)
         if not standing.dynamic:
             raise StaticTask(task.group, task.name)
@@ -312,7 +305,7 @@ class Management:
         await self._store.catalog.note(event, what, who=who)
 
     async def _matching(self, match: Match) -> list[Definition]:
-        catalog, _ = await self._look.at(self._store)
+        catalog, _ = await self._cache.read(self._store)
         found = [task for task in catalog.tasks.values() if match.admits(task)]
         if not found:
             raise NoSuchTask(str(match))
@@ -320,7 +313,7 @@ class Management:
 
     async def _refuse_paused(self, tasks: Sequence[Definition]) -> None:
         """Whoever names a task wants that one: nothing is done if it is paused, though others have its name."""
-        views = await read_tasks(self._store, self._config, admits=tasks.__contains__, look=self._look)
+        views = await read_tasks(self._store, self._config, admits=tasks.__contains__, cache=self._cache)
         paused = [view.definition for view in views if view.pause is not None]
         if paused:
             raise NothingTriggered([(task.group, task.name, DISABLED) for task in paused])
@@ -338,24 +331,18 @@ def _ids(tasks: Iterable[Definition]) -> list[str]:
     return [task.id for task in tasks]
 
 
-def _affected(tasks: Iterable[Definition]) -> Affected:
-    return Affected(tuple(TaskName(task.group, task.name) for task in tasks))
-
-
-def _judged(tasks: Sequence[Definition], replies: Sequence[object]) -> Affected:
+def _affected(tasks: Sequence[Definition], replies: Sequence[object]) -> Affected:
     """Tasks a key of which is broken were passed over, and stopped no other."""
     pairs = list(zip(tasks, replies, strict=True))
     return Affected(
         tuple(TaskName(task.group, task.name) for task, reply in pairs if not isinstance(reply, Broken)),
-        tuple(Skipped(task.group, task.name, _why(reply)) for task, reply in pairs if isinstance(reply, Broken)),
+        tuple(SkippedTask(task.group, task.name, _why(reply)) for task, reply in pairs if isinstance(reply, Broken)),
     )
 
 
-def _why(reply: TriggerReply) -> str:
+def _why(reply: Refused | Broken) -> str:
     match reply:
         case Refused(reason):
             return DISABLED if reason == "paused" else reason
         case Broken(why):
             return f"a key of it is broken: {why}"
-        case _:
-            return ""

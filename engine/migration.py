@@ -17,6 +17,7 @@ from engine.errors import MalformedDefinition
 from engine.store.operations import Defined, Unchanged
 from engine.store.predecessor import PredecessorStore
 from engine.store.session import Broken
+from engine.views import pause_details
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -103,7 +104,7 @@ async def import_predecessor(store: Store, old_prefix: str, *, dry_run: bool = F
         old,
         await old.disabled(),
         tasks.values(),
-        paused={task for task, pause in contents.paused.items() if pause.until_ms is None or pause.until_ms > now_ms},
+        paused={task for task, pause in contents.paused.items() if not pause.has_ended(now_ms)},
         lost=[finding.source for finding in findings if finding.outcome == "not taken"],
         nothing_declared=not contents.sets,
     )
@@ -231,5 +232,5 @@ async def _define(store: Store, definition: Definition, finding: Finding) -> Fin
 
 
 async def _pause(store: Store, task_ids: list[str], why: str) -> None:
-    details = json.dumps({"who": WHO, "why": why, "since_ms": await store.leases.redis_ms()})
+    details = pause_details(WHO, why, since_ms=await store.leases.redis_ms())
     await store.catalog.pause(task_ids, secrets.token_hex(8), until_ms=None, details=details, who=WHO)

@@ -47,6 +47,7 @@ class Service(Protocol):
         """Take the address for the block, which lasts as long as the engine runs; a child of its root serves there.
 
         Raises:
+            ApiRefused: this process may not have the address.
             ApiUnavailable: the address cannot be had.
         """
 

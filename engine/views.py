@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttemptView",
-    "Look",
+    "CatalogCache",
     "PauseView",
     "TaskView",
     "WorkerView",
     "be_reached",
     "iso",
+    "pause_details",
     "read_statistics",
     "read_tasks",
     "read_workers",
@@ -192,14 +193,14 @@ async def be_reached(store: Store) -> None:
 
 
 @final
-class Look:
-    """What was read of a catalog and is kept: a declaration never changes, so that reading again costs little."""
+class CatalogCache:
+    """What was read of the catalog and is kept: a declaration never changes, so that reading again costs little."""
 
     def __init__(self) -> None:
         self._reading = Reading()
         self._sets: Mapping[str, DeclaredSet] = {}
 
-    async def at(self, store: Store) -> tuple[CatalogRead, Contents]:
+    async def read(self, store: Store) -> tuple[CatalogRead, Contents]:
         """The catalog as it is now. Raises RedisUnavailable, at once or nearly when there is no connection."""
         await be_reached(store)
         contents = await store.catalog.contents(self._sets)
@@ -207,9 +208,9 @@ class Look:
         return await self._reading.read(contents), contents
 
 
-async def read_workers(store: Store, look: Look | None = None) -> list[WorkerView]:
+async def read_workers(store: Store, cache: CatalogCache | None = None) -> list[WorkerView]:
     """Every worker that is present, the last seen first. Raises RedisUnavailable."""
-    catalog, _ = await (look or Look()).at(store)
+    catalog, _ = await (cache or CatalogCache()).read(store)
     now_ms = await store.leases.redis_ms()
     leader = await store.election.leader()
     return [
@@ -248,7 +249,7 @@ async def read_tasks(
     config: Config,
     *,
     admits: Callable[[Definition], bool] = lambda _: True,
-    look: Look | None = None,
+    cache: CatalogCache | None = None,
 ) -> list[TaskView]:
     """The tasks that exist and are admitted, by group and name. Raises RedisUnavailable.
 
@@ -256,15 +257,15 @@ async def read_tasks(
         store: where to look.
         config: for what tasks inherit.
         admits: which tasks are meant.
-        look: what was read of the catalog before.
+        cache: what was read of the catalog before.
     """
-    catalog, contents = await (look or Look()).at(store)
+    catalog, contents = await (cache or CatalogCache()).read(store)
     tasks = sorted(filter(admits, catalog.tasks.values()), key=lambda task: (task.group, task.name))
     if not tasks:
         return []
     now_ms = await store.leases.redis_ms()
     due = await store.timetable.tasks()
-    known = _Known.of(catalog, [presence.account() for presence in await store.leases.workers()])
+    runnable = _Runnable.of(catalog, [presence.account() for presence in await store.leases.workers()])
     surveys = await store.runs.survey([task.id for task in tasks])
     return [
         _view(
@@ -273,7 +274,7 @@ async def read_tasks(
             _pause(contents.paused.get(task.id), now_ms),
             Survey({}, (), None) if isinstance(survey, Broken) else survey,
             config,
-            orphan=not known.can_run(task),
+            orphan=task not in runnable,
         )
         for task, survey in zip(tasks, surveys, strict=True)
     ]
@@ -281,14 +282,14 @@ async def read_tasks(
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Runnable:
     """What live workers can run."""
 
     tasks: frozenset[str]
     functions: frozenset[str]
 
     @classmethod
-    def of(cls, catalog: CatalogRead, live: Sequence[Account]) -> _Known:
+    def of(cls, catalog: CatalogRead, live: Sequence[Account]) -> _Runnable:
         digests = {digest for said in live for digest in (said.digest, said.extras)}
         nothing: frozenset[str] = frozenset()
         return cls(
@@ -296,7 +297,7 @@ class _Known:
             nothing.union(*(catalog.functions.get(digest, nothing) for digest in digests)),
         )
 
-    def can_run(self, task: Definition) -> bool:
+    def __contains__(self, task: Definition) -> bool:
         """A task of code runs by its own function, registered or not; any other by the registered one."""
         if not task.dynamic and task.id in self.tasks:
             return True
@@ -392,8 +393,13 @@ def _delay_s(task: Definition, config: Config, *, failures: int) -> float:
     return retry_delay_s(failures, policy.backoff_s, policy.backoff_max_s, policy.multiplier)
 
 
+def pause_details(who: str, why: str | None, *, since_ms: int) -> str:
+    """What is kept with a pause and shown by ``PauseView``: JSON; ``since_ms`` is Redis time."""
+    return json.dumps({"who": who, "why": why, "since_ms": since_ms})
+
+
 def _pause(pause: Pause | None, now_ms: int) -> PauseView | None:
-    if pause is None or (pause.until_ms is not None and pause.until_ms <= now_ms):
+    if pause is None or pause.has_ended(now_ms):
         return None
     try:
         said = json.loads(pause.details)

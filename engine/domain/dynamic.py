@@ -108,7 +108,7 @@ class DynamicTasks:
         if self._own.get(task.name) == _Own(task, None):
             del self._own[task.name]
 
-    def beside(self, declared: Mapping[str, Task]) -> dict[str, Task]:
+    def merged_with(self, declared: Mapping[str, Task]) -> dict[str, Task]:
         """All tasks of the group: of the same name, code wins over what Redis has, and that over other declarations."""
         own = {name: own.task for name, own in self._own.items()}
         kept = {name: task for name, task in {**self._kept, **own}.items() if task is not None}

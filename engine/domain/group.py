@@ -431,7 +431,7 @@ class TaskGroup:
         )
 
     def _all(self) -> dict[str, Task]:
-        return self._dynamic.beside(self._tasks)
+        return self._dynamic.merged_with(self._tasks)
 
     def _same(self, task: Task) -> Task | None:
         """The very task, if the group has it. Raises DuplicateTask if it has another of that name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from engine.store.script import MAX_ITEMS, Script, WrongReply
+from engine.store.script import MAX_ITEMS, Script, WrongReply, chunks
 from engine.store.session import Broken, Deposed
 from engine.store.timetable import due_of
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.store.session import Session
     from engine.store.timetable import Due
 
-__all__ = ["CatalogStore", "Contents", "DeclaredSet", "Event", "Pause", "Told"]
+__all__ = ["CatalogStore", "Contents", "DeclaredSet", "Event", "Pause", "RecordedEvent"]
 
 _DECLARE = Script.load("declare")
 _RETIRE = Script.load("retire")
@@ -52,6 +52,10 @@ class Pause:
     until_ms: int | None
     details: str
 
+    def has_ended(self, now_ms: int) -> bool:
+        """Nobody obeys it any longer, at this instant (Redis ms), although it is still there."""
+        return self.until_ms is not None and self.until_ms <= now_ms
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,6 @@ class Contents:
     withdrawn: tuple[str, ...] = ()
     """Tasks that were removed and that no declaration brings back: hidden, whatever set names them."""
 
-    def paused_at(self, now_ms: int) -> frozenset[str]:
-        """The tasks whose pause has not ended by itself at this instant (Redis ms)."""
-        return frozenset(
-            task_id for task_id, pause in self.paused.items() if pause.until_ms is None or pause.until_ms > now_ms
-        )
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Event:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Told:
+class RecordedEvent:
     """An event that is kept: when it was written (Redis ms), its name, and all of its fields (``what``, ``who``...)."""
 
     at_ms: int
@@ -135,7 +133,7 @@ class CatalogStore:
         names += [keys.workers, keys.declared(replaces)]
         latest = await self.version() if readmit and as_of is None else as_of or 0
         calls: list[tuple[int, str, Sequence[str]]] = [(number, page, ()) for number, page in enumerate(pages[:-1])]
-        for chunk in _chunks(readmit) or [()]:
+        for chunk in chunks(readmit) or [()]:
             calls += [(len(pages) - 1, page, chunk) for page in pages[-1:]]
         changed = False
         for number, page, chunk in calls:
@@ -185,7 +183,7 @@ class CatalogStore:
         keys = self.session.keys
         names = [keys.leader, keys.declarations, keys.version, keys.events, keys.unused, keys.workers]
         replies: list[str] = []
-        for chunk in _chunks(digests):
+        for chunk in chunks(digests):
             sets = map(keys.declared, chunk)
             reply = await self.session.call(_RETIRE, [*names, *sets], leader, after_ms, *chunk)
             if reply == "deposed":
@@ -233,7 +231,7 @@ class CatalogStore:
         """
         keys, replies = self.session.keys, list[str]()
         names = [keys.leader, keys.version, keys.dynamic]
-        for chunk in _chunks(task_ids):
+        for chunk in chunks(task_ids):
             reply = await self.session.call(_DROP_WITHDRAWN, names, leader, version, *chunk)
             if reply == "deposed":
                 raise Deposed(leader)
@@ -280,11 +278,11 @@ class CatalogStore:
             "XADD", self.session.keys.events, "MAXLEN", "~", _EVENTS_LENGTH, "*", *fields
         )
 
-    async def recent_events(self, *, count: int) -> list[Told]:
+    async def recent_events(self, *, count: int) -> list[RecordedEvent]:
         """What changed lately, and who changed it: at most so many events, the newest first."""
         raw = await self.session.query("XREVRANGE", self.session.keys.events, "+", "-", "COUNT", count)
         return [
-            Told(at_ms=int(entry_id.partition("-")[0]), name=fields.get("event", ""), fields=fields)
+            RecordedEvent(at_ms=int(entry_id.partition("-")[0]), name=fields.get("event", ""), fields=fields)
             for entry_id, fields in raw
         ]
 
@@ -305,14 +303,10 @@ class CatalogStore:
         self, task_ids: Sequence[str], operation_id: str, who: str, until: int | str, details: str
     ) -> list[bool]:
         keys, replies = self.session.keys, list[bool]()
-        for number, chunk in enumerate(_chunks(task_ids)):
+        for number, chunk in enumerate(chunks(task_ids)):
             names = [keys.paused, keys.version, keys.events, keys.once_of(operation_id, number)]
             replies += map(bool, await self.session.call(_PAUSE, names, who, until, details, *chunk))
         return replies
-
-
-def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
-    return [items[start : start + MAX_ITEMS] for start in range(0, len(items), MAX_ITEMS)]
 
 
 def _pause(text: str) -> Pause:

@@ -8,6 +8,7 @@ costs no task and no cancel scope.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -33,6 +34,11 @@ logger = logging.getLogger("fastapi.task-manager.link")
 _RECEIVE_BYTES: Final = 65536
 _GRACE_S: Final = 0.05
 """Time for replies that arrived while this process was itself stopped, before their connection is given up."""
+
+_TOLD_AT_ONCE: Final = 5
+"""Failures to connect that are each told to the log, as are later ones for another reason."""
+_TOLD_AGAIN_S: Final = 60.0
+"""Between two lines about later failures for the same reason."""
 
 _CLOSED: Final = "the link was closed"
 _NO_MORE: Final = object()
@@ -172,7 +178,7 @@ class Connection:
             self._queued_bytes = 0
 
     async def _keep_up(self) -> None:
-        failures = 0
+        failures, told_s = 0, -math.inf
         while True:
             await self._after()
             try:
@@ -180,8 +186,14 @@ class Connection:
             except DialFailed as error:
                 failures += 1
                 delay_s = self._settings.backoff.delay_s(failures, self._chance())
+                news = failures <= _TOLD_AT_ONCE or error.reason != self.last_error
+                if news or trio.current_time() - told_s >= _TOLD_AGAIN_S:
+                    level, told_s = logging.WARNING, trio.current_time()
+                else:
+                    level = logging.DEBUG
                 self.last_error = error.reason
-                logger.warning(
+                logger.log(
+                    level,
                     "cannot connect to Redis at %s (%s): %s; next try in %.2f s",
                     self._address.label,
                     self._name,

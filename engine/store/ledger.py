@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from engine.store.script import MAX_ITEMS, Script, WrongReply
+from engine.store.script import Script, WrongReply, chunks
 from engine.store.session import Broken
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ class LedgerStore:
         first time, for ten minutes.
         """
         keys, replies = self.session.keys, list[Cleared | Broken]()
-        for start in range(0, len(task_ids), MAX_ITEMS):
-            items = [(f"{task_id}@", (task_id,)) for task_id in task_ids[start : start + MAX_ITEMS]]
-            tail = (keys.cleared, keys.once_of(operation_id, start // MAX_ITEMS))
+        for number, chunk in enumerate(chunks(task_ids)):
+            items = [(f"{task_id}@", (task_id,)) for task_id in chunk]
+            tail = (keys.cleared, keys.once_of(operation_id, number))
             replies += map(_cleared_reply, await self.session.on_runs(_CLEAR, (who,), items, tail=tail))
         return replies
 

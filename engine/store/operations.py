@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from engine.domain.names import task_of
-from engine.store.script import MAX_ITEMS, Script, WrongReply
+from engine.store.script import MAX_ITEMS, Script, WrongReply, chunks
 from engine.store.session import Broken
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ class OperationStore:
     async def trigger(self, triggers: Sequence[Trigger], *, who: str, queue_cap: int) -> list[TriggerReply]:
         """Queue runs now. Where runs do not overlap, each takes the place of its task's waiting retry."""
         replies: list[TriggerReply] = []
-        for start in range(0, len(triggers), MAX_ITEMS):
-            chunk = triggers[start : start + MAX_ITEMS]
+        for chunk in chunks(triggers):
             items = [
                 (t.run_id, (t.run_id, task_of(t.run_id), t.priority, t.overlap, "1" if t.force else "", t.kwargs))
                 for t in chunk
@@ -160,7 +159,7 @@ class OperationStore:
     async def cancel(self, run_ids: Sequence[str], operation_id: str, *, who: str) -> list[str | Broken]:
         """Stop runs: ``ended``, ``asked`` (it is running, and its worker will hear of it) or ``gone`` for each."""
         replies: list[str | Broken] = []
-        for number, chunk in enumerate(_chunks(run_ids)):
+        for number, chunk in enumerate(chunks(run_ids)):
             items = [(run_id, (run_id,)) for run_id in chunk]
             raw = await self.session.on_runs(_CANCEL, (who,), items, tail=self._once(operation_id, number))
             replies += [_word(reply) for reply in raw]
@@ -202,7 +201,7 @@ class OperationStore:
     async def discard(self, entry_ids: Sequence[str], operation_id: str, *, who: str) -> list[str | Broken]:
         """Give up dead runs for good: ``discarded`` or ``gone`` for each."""
         replies: list[str | Broken] = []
-        for number, chunk in enumerate(_chunks(entry_ids)):
+        for number, chunk in enumerate(chunks(entry_ids)):
             names = [*self.session.keys.run_scripts, *self._once(operation_id, number)]
             raw = await self.session.call(_DISCARD, names, self.session.ledger_length, who, *chunk)
             replies += [_word(reply) for reply in raw]
@@ -282,10 +281,6 @@ class OperationStore:
     def _once(self, operation_id: str, number: int = 0) -> tuple[str, ...]:
         """Where the answer to the call of that number is kept."""
         return (self.session.keys.once_of(operation_id, number),)
-
-
-def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + MAX_ITEMS] for start in range(0, len(ids), MAX_ITEMS)]
 
 
 def _number(reply: int | Broken) -> int:

@@ -26,7 +26,10 @@ class PredecessorUnreadable(TroupeError):
         super().__init__(what, why)
 
     def __str__(self) -> str:
-        return f"{self.what} cannot be read: {self.why}"
+        return (
+            f"{self.what} cannot be read: {self.why}; check the prefix, and that this user of Redis may read the keys "
+            "of fastapi-task-manager"
+        )
 
 
 @final

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from engine.errors import TroupeError
-from engine.store.script import MAX_ITEMS, Script
+from engine.store.script import Script, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +73,7 @@ class Session:
             Deposed: ``head`` begins with a leader's value, and it leads no longer. Later calls were not made.
         """
         replies: list[Any] = []
-        for start in range(0, len(items), MAX_ITEMS):
-            chunk = items[start : start + MAX_ITEMS]
+        for chunk in chunks(items):
             keys = [*self.keys.run_scripts]
             args: list[str | int] = [self.ledger_length, *head]
             for run_id, arguments in chunk:

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from engine.errors import RedisUnavailable
 from engine.store.ledger import LedgerEntry, entry_of
-from engine.store.script import MAX_ITEMS, Script, WrongReply
+from engine.store.script import Script, WrongReply, chunks
 from engine.store.session import Broken
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ async def survey(session: Session, task_ids: Sequence[str]) -> list[Survey | Bro
         of_tasks = [key for task_id in chunk for key in (keys.live(task_id), keys.ledger(task_id))]
         return lambda: session.call(_SURVEY, [keys.due, keys.runs, *of_tasks])
 
-    chunks = [task_ids[start : start + MAX_ITEMS] for start in range(0, len(task_ids), MAX_ITEMS)]
-    return [_survey(raw) for replies in await _at_once([ask(chunk) for chunk in chunks]) for raw in replies]
+    calls = [ask(chunk) for chunk in chunks(task_ids)]
+    return [_survey(raw) for replies in await _at_once(calls) for raw in replies]
 
 
 async def stories(session: Session, task_id: str) -> list[LiveStory]:

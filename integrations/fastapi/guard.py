@@ -45,7 +45,7 @@ async def read(request: Request, *, limit_bytes: int) -> Request:
     """The request with its body read, and decoded if it says that it is JSON. Reads no more than the limit and a chunk.
 
     Raises:
-        Refusal: (413) the body is larger; (422) it is no JSON.
+        Refusal: (413) the body is larger; (422) it is no JSON; (400) the client left, and nobody reads this.
     """
     body = bytearray()
     try:

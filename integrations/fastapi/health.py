@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from engine.app import Engine
     from engine.worker import Health
 
-__all__ = ["health_of"]
+__all__ = ["health_of", "started_at"]
+
+
+def started_at(engine: Engine) -> str | None:
+    """When its worker started: UTC, ISO 8601 with Z, whole seconds. None before the first start."""
+    return None if engine.started_at_s is None else iso(int(engine.started_at_s) * 1000)
 
 
 def health_of(engine: Engine, found: Health) -> HealthResponse:
     """Healthy when Redis is reached and every actor is up."""
     down = f"not running: {', '.join(found.down)}" if found.down else None
-    started_s = engine.started_at_s
     return HealthResponse(
         status="healthy" if found.redis_connected and not found.down else "unhealthy",
         redis_connected=found.redis_connected,
         worker_id=engine.worker_id,
-        worker_started_at=None if started_s is None else iso(int(started_s) * 1000),
+        worker_started_at=started_at(engine),
         is_leader=found.leads,
         store=found.store,
         detail=down if found.redis_connected else "no connection to Redis",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, final
 
 import anyio
@@ -56,6 +56,11 @@ class EngineLife:
     def start(self) -> None:
         """Start the thread, and return at once. Redis need not be there: the engine joins when it is."""
         self._thread.start()
+
+    async def begun(self) -> None:
+        """Wait until the engine has its groups and can be asked; or has failed already, as its health will say."""
+        with suppress(EngineStateError):
+            await self.bridge.ask(self.engine.wait_begun)
 
     def stop(self) -> None:
         """Ask the engine to stop gracefully, from any thread and at any time, and return at once."""
@@ -137,6 +142,7 @@ async def running(engine: Engine) -> AsyncIterator[EngineLife]:
             host.start_soon(life.bridge.serve)  # start() would wait for ever if cancelled: it is shielded
             try:
                 life.start()
+                await life.begun()
                 yield life
             finally:
                 life.stop()

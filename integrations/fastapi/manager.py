@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
 import anyio
 
 from engine.app import Engine
 from engine.errors import EngineStateError
-from integrations.fastapi.health import health_of
+from integrations.fastapi.health import health_of, started_at
 from integrations.fastapi.life import running
 from integrations.fastapi.router import make_router, unguarded
 from integrations.fastapi.schemas import HealthResponse
@@ -93,10 +92,7 @@ class TaskManager:
     @property
     def worker_started_at(self) -> str | None:
         """UTC, ISO 8601 with Z; None while it does not run."""
-        started_s = self.engine.started_at_s
-        if not self.is_running or started_s is None:
-            return None
-        return datetime.fromtimestamp(started_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return started_at(self.engine) if self.is_running else None
 
     @property
     def is_leader(self) -> bool:
@@ -135,7 +131,7 @@ class TaskManager:
         *,
         dependencies: Sequence[Dependency] = (),
         read_only: bool = False,
-        actor: Callable[[Request], str] | None = None,
+        actor: Callable[[Request], str | Awaitable[str]] | None = None,
     ) -> APIRouter:
         """The management API, to be included in an application: ``app.include_router(router, prefix="/tasks")``.
 

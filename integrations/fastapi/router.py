@@ -19,7 +19,7 @@ from integrations.fastapi.supervisor_routes import add_restart, add_supervisor
 from integrations.fastapi.task_routes import add_actions, add_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from fastapi import Request
     from fastapi.params import Depends as Dependency
@@ -35,7 +35,7 @@ def make_router(
     *,
     dependencies: Sequence[Dependency] = (),
     read_only: bool = False,
-    actor: Callable[[Request], str] | None = None,
+    actor: Callable[[Request], str | Awaitable[str]] | None = None,
 ) -> APIRouter:
     """The routes of the management API, to be included in an application of any loop.
 
@@ -43,8 +43,8 @@ def make_router(
         desk: the engine, and the way to it.
         dependencies: for each route, such as one that asks who is there.
         read_only: leave out every route that changes something.
-        actor: says who a request is from, for the events; called after the dependencies. By default the address of
-            the client. What it raises goes out as from any dependency of the application.
+        actor: says who a request is from, for the events, asynchronous or not; called after the dependencies. By
+            default the address of the client. What it raises goes out as from any dependency of the application.
     """
     router = APIRouter(dependencies=list(dependencies), route_class=route_class(desk.engine.config.max_payload_bytes))
     add_health(router, desk)

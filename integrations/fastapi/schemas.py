@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from engine.domain.group import TaskGroup
     from engine.domain.task import Definition
-    from engine.management import Affected, Skipped, TaskName
+    from engine.management import Affected, SkippedTask, TaskName
     from engine.runtime import Node
     from engine.views import AttemptView, TaskView, WorkerView
 
@@ -212,7 +212,7 @@ class SkippedResponse(_Shape):
     reason: str
 
     @classmethod
-    def of(cls, skipped: Skipped) -> SkippedResponse:
+    def of(cls, skipped: SkippedTask) -> SkippedResponse:
         """With the reason."""
         return cls(task_group=skipped.group, task=skipped.name, reason=skipped.reason)
 

@@ -73,7 +73,7 @@ def make_app(engine: Engine) -> ASGIApp:
     token = token_of(engine.config)
     app = FastAPI(title="Troupe", version=VERSION, description="The management API of one worker.")
     app.include_router(make_router(EngineDesk(engine)))
-    app.add_exception_handler(HTTPException, _no_such_route)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
     made = app.openapi
 
@@ -86,7 +86,7 @@ def make_app(engine: Engine) -> ASGIApp:
     return Gate(app, token)
 
 
-async def _no_such_route(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     """Of this application, not of the router, whose errors never get here."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     code = "not_found" if status == 404 else HTTPStatus(status).name.lower()

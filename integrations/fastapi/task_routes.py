@@ -8,7 +8,7 @@ from fastapi import Query
 
 from engine.management import Affected, Match
 from integrations.fastapi.functions import arguments_schema
-from integrations.fastapi.parameters import GUARDED, GroupFilter, TagFilter, TaskFilter
+from integrations.fastapi.parameters import GUARDED, GroupFilter, MatchFilters, TagFilter
 from integrations.fastapi.problems import documented
 from integrations.fastapi.schemas import (
     ActionResponse,
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from engine.domain.group import TaskGroup
-    from engine.management import Management, Triggered
+    from engine.domain.task import Definition
+    from engine.management import Management, SkippedTask, TaskName, Triggered
     from engine.views import AttemptView, TaskView
     from integrations.fastapi.desk import Desk
 
@@ -54,13 +55,11 @@ def add_tasks(router: APIRouter, desk: Desk) -> None:
         ]
 
     @router.get("/tasks", tags=["tasks"], responses=documented(422, 503))
-    async def list_tasks(
-        task_group_name: GroupFilter = None, name: TaskFilter = None, tag: TagFilter = None
-    ) -> list[TaskResponse]:
+    async def list_tasks(match: MatchFilters) -> list[TaskResponse]:
         """The tasks of the whole cluster: those of this process as it declares them, then the others by name."""
-        tasks = await desk.perform(_tasks(Match(group=task_group_name, name=name, tag=tag)))
+        tasks = await desk.perform(_tasks(match))
         place = _places(desk.engine.groups)
-        tasks.sort(key=lambda view: place(view.definition.group, view.definition.name))
+        tasks.sort(key=lambda view: place(view.definition))
         return [TaskResponse.of(view) for view in tasks]
 
     @router.get("/tasks/{task_group_name}/{task_name}/statistics", tags=["tasks"], responses=documented(404, 422, 503))
@@ -104,8 +103,8 @@ def add_actions(router: APIRouter, desk: Desk, who: Any) -> None:
         place = _places(desk.engine.groups)
         return ActionResponse.of(
             Affected(
-                tuple(sorted(affected.tasks, key=lambda task: place(task.group, task.name))),
-                tuple(sorted(affected.skipped, key=lambda task: place(task.group, task.name))),
+                tuple(sorted(affected.tasks, key=place)),
+                tuple(sorted(affected.skipped, key=place)),
             )
         )
 
@@ -117,54 +116,31 @@ def add_actions(router: APIRouter, desk: Desk, who: Any) -> None:
 
     @router.post("/tasks/disable", **options)
     async def disable_tasks(
-        task_group_name: GroupFilter = None,
-        task_name: TaskFilter = None,
-        tag: TagFilter = None,
+        match: MatchFilters,
         reason: Annotated[str | None, Query(max_length=1_000, description="For those who ask later.")] = None,
         who: str = who,
     ) -> ActionResponse:
         """Keep the tasks that match from running until they are enabled; runs that are queued do not start either."""
-        match = Match(group=task_group_name, name=task_name, tag=tag)
         return await act(lambda management: management.pause(match, who=who, why=reason))
 
     @router.post("/tasks/enable", **options)
-    async def enable_tasks(
-        task_group_name: GroupFilter = None,
-        task_name: TaskFilter = None,
-        tag: TagFilter = None,
-        who: str = who,
-    ) -> ActionResponse:
+    async def enable_tasks(match: MatchFilters, who: str = who) -> ActionResponse:
         """Let the tasks that match run again."""
-        match = Match(group=task_group_name, name=task_name, tag=tag)
         return await act(lambda management: management.resume(match, who=who))
 
     @router.post("/tasks/reset-retry", **options)
-    async def reset_retry(
-        task_group_name: GroupFilter = None,
-        task_name: TaskFilter = None,
-        tag: TagFilter = None,
-        who: str = who,
-    ) -> ActionResponse:
+    async def reset_retry(match: MatchFilters, who: str = who) -> ActionResponse:
         """Have retries of the tasks that match, which wait, become due now."""
-        match = Match(group=task_group_name, name=task_name, tag=tag)
         return await act(lambda management: management.reset_retry(match, who=who))
 
     @router.delete("/tasks/statistics", **options)
-    async def clear_statistics(
-        task_group_name: GroupFilter = None,
-        task_name: TaskFilter = None,
-        tag: TagFilter = None,
-        who: str = who,
-    ) -> ActionResponse:
+    async def clear_statistics(match: MatchFilters, who: str = who) -> ActionResponse:
         """Forget the statistics of the tasks that match."""
-        match = Match(group=task_group_name, name=task_name, tag=tag)
         return await act(lambda management: management.clear_statistics(match, who=who))
 
     @router.post("/tasks/trigger", **options | {"responses": documented(404, 409, 413, 415, 422, 503)})
     async def trigger_tasks(
-        task_group_name: GroupFilter = None,
-        task_name: TaskFilter = None,
-        tag: TagFilter = None,
+        match: MatchFilters,
         *,
         force: Annotated[bool, Query(description="Also tasks that are disabled.")] = False,
         who: str = who,
@@ -173,22 +149,21 @@ def add_actions(router: APIRouter, desk: Desk, who: Any) -> None:
 
         Disabled tasks are skipped. 409 when nothing was queued.
         """
-        match = Match(group=task_group_name, name=task_name, tag=tag)
 
         async def trigger(management: Management) -> Triggered:
             return await management.trigger(match, who=who, force=force)
 
         triggered = await desk.perform(trigger)
         place = _places(desk.engine.groups)
-        runs = sorted(triggered.runs, key=lambda run: place(run[0].group, run[0].name))
-        skipped = tuple(sorted(triggered.skipped, key=lambda task: place(task.group, task.name)))
+        runs = sorted(triggered.runs, key=lambda run: place(run[0]))
+        skipped = tuple(sorted(triggered.skipped, key=place))
         return TriggerResponse(
             **dict(ActionResponse.of(Affected(tuple(task for task, _ in runs), skipped))),
             run_ids=[run_id for _, run_id in runs],
         )
 
 
-def _places(groups: Iterable[TaskGroup]) -> Callable[[str, str], tuple[bool, int, str, bool, int, str]]:
+def _places(groups: Iterable[TaskGroup]) -> Callable[[TaskName | SkippedTask | Definition], tuple[Any, ...]]:
     """The order of answers: groups and tasks as this process declares them, then the others by name.
 
     Tasks made at run time are others: each process hears of them in its own order.
@@ -199,8 +174,8 @@ def _places(groups: Iterable[TaskGroup]) -> Callable[[str, str], tuple[bool, int
         of_group[group.name] = len(of_group)
         of_task |= {(group.name, task.name): place for place, task in enumerate(group.declared)}
 
-    def place(group: str, name: str) -> tuple[bool, int, str, bool, int, str]:
-        task = (group, name)
-        return group not in of_group, of_group.get(group, 0), group, task not in of_task, of_task.get(task, 0), name
+    def place(named: TaskName | SkippedTask | Definition) -> tuple[Any, ...]:
+        group, task = named.group, (named.group, named.name)
+        return group not in of_group, of_group.get(group, 0), group, task not in of_task, of_task.get(task, 0), task
 
     return place

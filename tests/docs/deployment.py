@@ -36,8 +36,7 @@ from tests.docs.documents import ROOT, Snippet, snippets
 from tests.docs.programs import BIN, PATIENCE_S, Program, environment, shell, started
 from tests.docs.tutorial import CURL, until
 from tests.docs.workshop import ADDRESS, Workshop
-from tests.store.servers import RedisServer, free_port
-from tests.system.cluster import any_redis
+from tests.store.servers import RedisServer, find_binary, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,7 +78,7 @@ def empty_redis(workshop: Workshop) -> str:
 
     @contextmanager
     def running() -> Iterator[RedisServer]:
-        server = any_redis(workshop.folder("redis"))
+        server = RedisServer(find_binary("6.2"), workshop.folder("redis")).start()
         try:
             yield server
         finally:
@@ -151,7 +150,7 @@ def site(workshop: Workshop) -> Site:
 
     @contextmanager
     def served() -> Iterator[Site]:
-        port, server = free_port(), any_redis(workshop.folder("redis"))
+        port, server = free_port(), RedisServer(find_binary("6.2"), workshop.folder("redis")).start()
         env = environment(workshop.folder("home"), TROUPE_REDIS_URL=f"redis://127.0.0.1:{server.port}/0")
         try:
             with serving(f"uvicorn app.main:app --port {port}", home(workshop), port, env) as found:
@@ -250,7 +249,7 @@ def compose(snippet: Snippet, workshop: Workshop) -> None:
 
     name, *options = server["command"]
     assert name == "redis-server"
-    redis_of_compose = any_redis(workshop.folder("redis"), *options)
+    redis_of_compose = RedisServer(find_binary("6.2"), workshop.folder("redis"), options).start()
     try:
         with redis.Redis(port=redis_of_compose.port, decode_responses=True) as client:
             for option, value in zip(options[::2], options[1::2], strict=True):

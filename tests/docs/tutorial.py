@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -159,6 +158,8 @@ def serve(snippet: Snippet, workshop: Workshop) -> None:
     there = served(workshop)
     assert "Everybody who reaches this application can change its tasks" in there.program.printed
     there.says("collected orders from the web")
+    there.says("ConnectionError: the bank does not answer")
+    there.says("paid at attempt 2")
 
 
 def health_answer(snippet: Snippet, workshop: Workshop) -> None:
@@ -301,8 +302,7 @@ def four_workers(workshop: Workshop) -> None:
         )
         there.run(trigger)
         there.says("stocktaking begins", count=3)
-        there.program.process.send_signal(signal.SIGTERM)
-        there.program.process.wait(PATIENCE_S)
+        there.program.interrupt()
         assert there.program.printed.count("stocktaking has ended") == 2
 
 

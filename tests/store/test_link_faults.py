@@ -259,6 +259,16 @@ async def test_each_failed_try_is_one_line_with_the_address(caplog: pytest.LogCa
     assert delays == ["0.01 s", "0.01 s", "0.03 s", "0.03 s"]
 
 
+async def test_a_long_outage_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The first tries are told, and then one each minute unless the reason is another one."""
+    address = Address(host="127.0.0.1", port=free_port())
+    settings = LinkSettings(backoff=Backoff(first_s=0.01, ceiling_s=0.02))
+    with caplog.at_level(logging.DEBUG, logger=LINK_LOGGER):
+        async with running(Link(address, settings=settings), wait=False):
+            await until(lambda: len(caplog.messages) >= 15)
+    assert [record.levelno for record in caplog.records][:15] == [logging.WARNING] * 5 + [logging.DEBUG] * 10
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

@@ -265,9 +265,10 @@ class Stage:
     def new_store(self, transport: Cable | None = None) -> Store:
         return Store.over(transport or Cable(self.server), prefix="troupe")
 
-    async def worker(self, *groups: TaskGroup, **settings: Any) -> Worker:
-        """Start a process and return when its tree is up."""
+    async def worker(self, *groups: TaskGroup, slow_s: float = 0.0, **settings: Any) -> Worker:
+        """Start a process, whose commands are on their way for ``slow_s``, and return when its tree is up."""
         worker = Worker(self, next(self._processes), groups, settings)
+        worker.cable.slow_s = slow_s
         self.workers.append(worker)
         await self.nursery.start(worker.run)
         return worker

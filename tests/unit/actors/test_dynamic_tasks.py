@@ -193,16 +193,17 @@ async def test_the_mark_of_a_removed_task_goes_with_the_last_that_declares_it(
     assert (await stage.store.catalog.contents()).withdrawn == ()
 
 
+@pytest.mark.parametrize("slow_s", [0.0, 0.1])
 async def test_processes_that_declare_different_tasks_of_one_name_hear_of_it_once(
-    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, stage: Stage, caplog: pytest.LogCaptureFixture, slow_s: float
 ) -> None:
-    """One of them runs; whose it is not has an ERROR in its log."""
+    """One of them runs; whose it is not has an ERROR in its log, and who has not declared yet has none."""
     one, two = Process(), Process()
     one.group.add_dynamic_task("note", "0 * * * *", name="extra")
     two.group.add_dynamic_task("note", EVERY_MINUTE, name="extra")
     await stage.worker(one.group)
     await stage.until(5)
-    await stage.worker(two.group)
+    await stage.worker(two.group, slow_s=slow_s)
     await stage.until(200)
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     [error] = errors

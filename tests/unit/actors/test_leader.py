@@ -149,14 +149,16 @@ async def test_stopping_leaves_no_lease_behind(autojump_clock: MockClock, stage:
 async def test_a_leader_whose_lease_went_to_another_steps_down(
     autojump_clock: MockClock, stage: Stage, first: Candidate
 ) -> None:
-    """It learns at its next renewal, and follows."""
+    """Cut off, it leads until its lease is over and no longer; back again, it follows."""
+    first.news()
     first.cable.cut()
+    await stage.until(LEASE_S - 1)
+    assert first.news() == []
     await stage.until(LEASE_S + 1)
     second = await Candidate(stage, "second").start()
-    first.cable.join()
-    first.news()
-    await stage.until(LEASE_S + 2)
     assert isinstance(first.news()[0], LeadershipEnded)
+    first.cable.join()
+    await stage.until(LEASE_S + 2)
     assert "following second" in first.tree.snapshot().children[0].doing
     assert await leader_of(stage) == second.name
 

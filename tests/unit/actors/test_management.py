@@ -9,14 +9,14 @@ import trio
 
 from engine.domain.group import TaskGroup
 from engine.errors import NoSuchGroup, NoSuchTask, NothingTriggered, TaskDeclarationError
-from engine.management import Affected, Match, Skipped, TaskName
+from engine.management import Affected, Match, SkippedTask, TaskName
 from tests.unit.actors.stage import noting
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from engine.management import Management
-    from engine.store.catalog import Told
+    from engine.store.catalog import RecordedEvent
     from engine.views import TaskView
     from tests.unit.actors.stage import Stage, Worker
 
@@ -41,7 +41,7 @@ async def one(management: Management, name: str) -> TaskView:
     return view
 
 
-async def running(stage: Stage, *groups: TaskGroup, **settings: object) -> Worker:
+async def running(stage: Stage, *groups: TaskGroup, **settings: float) -> Worker:
     worker = await stage.worker(*groups, **settings)
     await stage.until(trio.current_time() + 5)
     return worker
@@ -104,7 +104,7 @@ async def test_a_pause_says_who_and_why_and_lasts_until_it_is_ended(autojump_clo
     assert ("resumed", "g/t", "bob") in told
 
 
-async def events(stage: Stage) -> list[Told]:
+async def events(stage: Stage) -> list[RecordedEvent]:
     return await stage.store.catalog.recent_events(count=100)
 
 
@@ -131,7 +131,7 @@ async def test_a_paused_task_is_triggered_by_force_only(autojump_clock: MockCloc
     await worker.management.pause(Match(name="a"), who="me")
     triggered = await worker.management.trigger(Match(), who="me")
     assert [task.name for task, _ in triggered.runs] == ["b"]
-    assert triggered.skipped == (Skipped("g", "a", "disabled"),)
+    assert triggered.skipped == (SkippedTask("g", "a", "disabled"),)
     with pytest.raises(NothingTriggered, match=r"g/a \(disabled\); enable it first") as refused:
         await worker.management.trigger(Match(name="a"), who="me")
     assert refused.value.refused == [("g", "a", "disabled")]

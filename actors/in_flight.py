@@ -1,0 +1,84 @@
+"""The runs that a worker holds, and whether it may take more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from actors.running import Running
+
+
+@final
+class InFlight:
+    """Claimed runs, each of which takes one of ``capacity`` slots until Redis knows how it ended.
+
+    A run on its last delivery may be what kills workers: it begins when no other run could be hurt, and while it is
+    here there is no room for more.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._runs: dict[str, Running] = {}
+        self._lone: list[Running] = []
+        """Those on their last delivery, in the order in which they came."""
+
+        self._kept_away: dict[str, frozenset[Running]] = {}
+        """Run id -> those that stood in its way and still go on."""
+
+        self._changed = trio.Event()
+
+    def __iter__(self) -> Iterator[Running]:
+        return iter(self._runs.values())
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def room(self) -> int:
+        """How many more may be claimed."""
+        return 0 if self._lone else self._capacity - len(self._runs)
+
+    def find(self, run_id: str, fence: int) -> Running | None:
+        """The run, if it is here under this fence."""
+        run = self._runs.get(run_id)
+        return run if run is not None and run.claimed.fence == fence else None
+
+    def admits(self, run_id: str) -> bool:
+        """May this run be claimed here? Not while a former body of it goes on, or what it waited for in vain."""
+        return run_id not in self._runs and run_id not in self._kept_away
+
+    def add(self, run: Running) -> None:
+        """It takes a slot. It is here once at most: what still goes on under an old fence keeps it away."""
+        self._runs[run.run_id] = run
+        if run.last_delivery:
+            self._lone.append(run)
+
+    def remove(self, run: Running) -> None:
+        """It has ended, and Redis knows."""
+        del self._runs[run.run_id]
+        if run.last_delivery:
+            self._lone.remove(run)
+        self._kept_away = {run_id: left for run_id, others in self._kept_away.items() if (left := others - {run})}
+        self.note_change()
+
+    def is_alone(self, run: Running) -> bool:
+        """May this run, which is on its last delivery, begin? Of several the first goes first."""
+        return len(self._lone) == len(self._runs) and self._lone[0] is run
+
+    def keep_away(self, run: Running) -> None:
+        """Admit this run, which is given back, only when those that are here now have ended."""
+        self._kept_away[run.run_id] = frozenset(self._runs.values()) - {run}
+
+    def note_change(self) -> None:
+        """Something was changed for which somebody may wait."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when it holds: at once, or after a change."""
+        while not condition():
+            await self._changed.wait()

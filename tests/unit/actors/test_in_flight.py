@@ -1,0 +1,83 @@
+"""Which runs a worker holds, and whether it may take more: decisions about plain values."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from actors.in_flight import InFlight
+from actors.running import Running
+from engine.domain.run import RunContext
+from engine.domain.task import Definition, Task
+from engine.store.runs import Claimed, Hold
+
+TASK = Task(Definition(group="g", name="t", function="f", expression="0 0 1 1 *"), trio.lowlevel.checkpoint)
+
+
+def running(number: int, *, last_delivery: bool = False) -> Running:
+    """A run that was claimed just now."""
+    run_id = f"g/t@{number}"
+    context = RunContext(
+        run_id=run_id, task_id="g/t", group="g", name="t", slot_ms=number, attempt=1, fence=7, worker_id="w"
+    )
+    claimed = Claimed(run_id, 7, "g/t", number, 1, 0, "")
+    return Running(
+        claimed=claimed, task=TASK, context=context, hold=Hold(run_id, 7, "token"), last_delivery=last_delivery
+    )
+
+
+def test_of_several_runs_that_must_be_alone_the_first_goes_first() -> None:
+    """Each begins when all before it have ended, and those that must not be alone have too."""
+    in_flight = InFlight(5)
+    other, first, second = running(1), running(2, last_delivery=True), running(3, last_delivery=True)
+    for run in (other, first, second):
+        in_flight.add(run)
+    assert not in_flight.is_alone(first)
+    in_flight.remove(other)
+    assert in_flight.is_alone(first)
+    assert not in_flight.is_alone(second)
+    in_flight.remove(first)
+    assert in_flight.is_alone(second)
+
+
+def test_there_is_no_room_beside_a_run_that_must_be_alone() -> None:
+    """When it has ended, all of the capacity is there again."""
+    in_flight, lone = InFlight(3), running(1, last_delivery=True)
+    in_flight.add(lone)
+    assert in_flight.room == 0
+    in_flight.remove(lone)
+    assert in_flight.room == 3
+
+
+def test_a_run_that_waited_in_vain_is_admitted_when_those_before_it_have_ended() -> None:
+    """Those that came later do not keep it away."""
+    in_flight, before, later, lone = InFlight(5), running(1), running(2), running(3, last_delivery=True)
+    in_flight.add(before)
+    in_flight.add(lone)
+    in_flight.keep_away(lone)
+    in_flight.remove(lone)
+    in_flight.add(later)
+    assert not in_flight.admits(lone.run_id)
+    in_flight.remove(before)
+    assert in_flight.admits(lone.run_id)
+
+
+async def test_who_waits_for_a_condition_looks_again_after_each_change() -> None:
+    """A change that does not bring it about wakes nobody for good."""
+    in_flight, runs, returned = InFlight(2), [running(1), running(2)], trio.Event()
+    for run in runs:
+        in_flight.add(run)
+
+    async def wait_until_idle() -> None:
+        await in_flight.wait_until(lambda: len(in_flight) == 0)
+        returned.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_until_idle)
+        await wait_all_tasks_blocked()
+        in_flight.remove(runs[0])
+        await wait_all_tasks_blocked()
+        assert not returned.is_set()
+        in_flight.remove(runs[1])
+        await wait_all_tasks_blocked()
+        assert returned.is_set()
