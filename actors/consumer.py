@@ -24,11 +24,11 @@ from actors.messages import (
 from actors.outage import PAUSE_S, insist
 from actors.running import OwnLoop, Phase, Returned, Running, Stop, Stopped, TimedOut, exc_info_of, perform, rejoin
 from actors.settlement import Settlement
-from engine.domain.run import RunContext
+from engine.domain.run import RunContext, Verdict
 from engine.domain.task import Task
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.runs import Claimed, Completion, Hold, Parked, Stale
+from engine.store.runs import Claimed, Completion, Failure, Hold, Parked, Stale
 from engine.store.session import Broken
 from engine.store.timetable import Ended
 from engine.store.transport import Lane
@@ -320,6 +320,13 @@ class Consumer(Actor[ConsumerInbox]):
                 log.error("Task %s/%s timed out", run.context.group, run.context.name)
             case TimedOut(call) if call is not None and isinstance(decision, Completion):
                 await self._outlast(run, call, decision)
+            case _:
+                pass
+        match decision:
+            case Failure():
+                log.info("Run %s is tried again in %.3g s", run.run_id, decision.delay_ms / 1000)
+            case Completion() if decision.verdict == Verdict.DEAD.value:
+                log.warning("Run %s is dead after %d attempts: %s", run.run_id, run.claimed.attempt, decision.reason)
             case _:
                 pass
         run.phase = Phase.ENDED

@@ -144,15 +144,18 @@ class Reconciler(Actor[ReconcilerInbox]):
 
     async def _reclaim(self, term: Term, lost: list[Lease]) -> None:
         story = json.dumps({"outcome": "lost", "seen_ms": self.context.clock.redis_ms()})
+        names = {presence.worker: presence.name for presence in await self._store.leases.workers()}
         replies = await self._store.leases.reclaim(
             term.value, lost, max_deliveries=self._config.max_deliveries, story=story
         )
         for lease, reply in zip(lost, replies, strict=True):
             match reply:
                 case Reclaimed("queued", worker):
-                    log.warning("Reclaimed pending message: run %s of lost worker %s", lease.run_id, worker)
+                    name = names.get(worker, worker)
+                    log.warning("Reclaimed pending message: run %s of lost worker %s", lease.run_id, name)
                 case Reclaimed("dead", worker):
-                    log.error("Run %s is dead: its workers were lost too often, %s the last", lease.run_id, worker)
+                    name = names.get(worker, worker)
+                    log.error("Run %s is dead: its workers were lost too often, %s the last", lease.run_id, name)
                 case Broken(why):
                     self._watch.observe_anew(lease, now_s=self.context.clock.monotonic())
                     if lease.member not in self._broken:

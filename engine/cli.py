@@ -25,7 +25,7 @@ from engine.migration import Finding, import_predecessor
 from engine.runtime import render
 from engine.store.store import Store
 from engine.version import VERSION
-from engine.views import TaskView, WorkerView, iso, read_tasks, read_workers
+from engine.views import PauseView, TaskView, WorkerView, iso, read_tasks, read_workers
 
 __all__ = ["app", "main"]
 
@@ -320,7 +320,7 @@ def task_lines(found: list[TaskView]) -> list[str]:
                 f"{task.group}/{task.name}",
                 task.expression + zone,
                 iso(view.next_run_ms) or "never",
-                "paused" if view.pause else ", ".join(state) or "idle",
+                _paused(view.pause) if view.pause else ", ".join(state) or "idle",
                 " ".join(filter(None, told)) or "-",
             )
         )
@@ -344,6 +344,11 @@ def finding_lines(found: list[Finding], *, old_prefix: str, dry_run: bool) -> li
     if dry_run:
         lines.append("nothing was changed: --dry-run")
     return lines
+
+
+def _paused(pause: PauseView) -> str:
+    by = f" by {pause.who}" if pause.who else ""
+    return f"paused{by}: {pause.why}" if pause.why else f"paused{by}"
 
 
 def main() -> None:

@@ -41,6 +41,9 @@ __all__ = ["Affected", "Management", "Match", "SkippedTask", "TaskName", "Trigge
 
 log = logging.getLogger("fastapi.task-manager.api")
 
+TOLD: Final = 5
+"""Tasks that a line of the log names."""
+
 DISABLED: Final = "disabled"
 """Why nothing was done to a paused task, in the word of the HTTP API."""
 
@@ -148,8 +151,8 @@ class Management:
         return await read_statistics(self._store, task.id, self._config)
 
     async def workers(self) -> list[WorkerView]:
-        """Every worker that is present, the last seen first."""
-        return await read_workers(self._store, self._cache)
+        """Every worker that was seen within a lease, the last seen first."""
+        return await read_workers(self._store, self._cache, seen_within_s=self._config.run_lease_s)
 
     # -- changing tasks, each as often as it is asked for -------------------------------------------------------------
 
@@ -164,25 +167,25 @@ class Management:
         replies = await self._store.catalog.pause(
             _ids(found), secrets.token_hex(8), until_ms=None, details=details, who=who
         )
-        return _affected(found, replies)
+        return _told("disabled", _affected(found, replies), who, f": {why}" if why else "")
 
     async def resume(self, match: Match, *, who: str) -> Affected:
         """End the pauses of the tasks. Raises NoSuchTask as ``pause``."""
         found = await self._matching(match)
         replies = await self._store.catalog.resume(_ids(found), secrets.token_hex(8), who=who)
-        return _affected(found, replies)
+        return _told("enabled", _affected(found, replies), who)
 
     async def reset_retry(self, match: Match, *, who: str) -> Affected:
         """Have waiting retries of the tasks become due now. Raises NoSuchTask as ``pause``."""
         found = await self._matching(match)
         replies = await self._store.operations.reset_retry(_ids(found), secrets.token_hex(8), who=who)
-        return _affected(found, replies)
+        return _told("reset the retries of", _affected(found, replies), who)
 
     async def clear_statistics(self, match: Match, *, who: str) -> Affected:
         """Hide the attempts that have ended from the tasks' statistics; the ledger stays. Raises NoSuchTask."""
         found = await self._matching(match)
         replies = await self._store.ledger.clear(_ids(found), secrets.token_hex(8), who=who)
-        return _affected(found, replies)
+        return _told("cleared the statistics of", _affected(found, replies), who)
 
     async def trigger(self, match: Match, *, who: str, force: bool = False) -> Triggered:
         """Queue a run of each task now, beside its schedule. It takes the place of a retry that waits.
@@ -210,7 +213,9 @@ class Management:
                 skipped.append(SkippedTask(task.group, task.name, _why(reply)))
         if not runs:
             raise NothingTriggered([(one.group, one.name, one.reason) for one in skipped])
-        return Triggered(tuple(runs), tuple(skipped))
+        triggered = Triggered(tuple(runs), tuple(skipped))
+        _told("triggered", Affected(tuple(task for task, _ in runs), triggered.skipped), who)
+        return triggered
 
     # -- tasks made at run time ---------------------------------------------------------------------------------------
 
@@ -325,6 +330,15 @@ class Management:
             overlap=overlap_of(allow_parallel=task.allow_parallel, default=self._config.allow_parallel).value,
             force=force,
         )
+
+
+def _told(what: str, affected: Affected, who: str, why: str = "") -> Affected:
+    """Say in the log of this process what somebody did; the events say it for all."""
+    named = [f"{task.group}/{task.name}" for task in affected.tasks[:TOLD]]
+    more = f" and {len(affected.tasks) - TOLD} more" if len(affected.tasks) > TOLD else ""
+    if named:
+        log.info("%s %s %s%s%s", who, what, ", ".join(named), more, why)
+    return affected
 
 
 def _ids(tasks: Iterable[Definition]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, final
@@ -208,13 +209,20 @@ class CatalogCache:
         return await self._reading.read(contents), contents
 
 
-async def read_workers(store: Store, cache: CatalogCache | None = None) -> list[WorkerView]:
-    """Every worker that is present, the last seen first. Raises RedisUnavailable."""
+async def read_workers(
+    store: Store, cache: CatalogCache | None = None, *, seen_within_s: float = math.inf
+) -> list[WorkerView]:
+    """Every worker that was seen so lately, the last seen first. Raises RedisUnavailable.
+
+    One that was lost stays present for some leases, until the leader has made sure that nothing of it is left.
+    """
     catalog, _ = await (cache or CatalogCache()).read(store)
     now_ms = await store.leases.redis_ms()
     leader = await store.election.leader()
     return [
-        _worker(presence, now_ms, catalog, leads=presence.worker == leader) for presence in await store.leases.workers()
+        _worker(presence, now_ms, catalog, leads=presence.worker == leader)
+        for presence in await store.leases.workers()
+        if now_ms - presence.seen_ms <= seen_within_s * 1000
     ]
 
 
@@ -265,7 +273,8 @@ async def read_tasks(
         return []
     now_ms = await store.leases.redis_ms()
     due = await store.timetable.tasks()
-    runnable = _Runnable.of(catalog, [presence.account() for presence in await store.leases.workers()])
+    live = [one for one in await store.leases.workers() if now_ms - one.seen_ms <= config.run_lease_s * 1000]
+    runnable = _Runnable.of(catalog, [presence.account() for presence in live])
     surveys = await store.runs.survey([task.id for task in tasks])
     return [
         _view(

@@ -130,7 +130,7 @@ class Worker:
                     on_started()
                 if reached:
                     await stop.wait()
-                    log.info("Stopping: runs in progress get %g s", self._config.shutdown_grace)
+                    log.info("Stopping: runs in progress, if any, get %g s", self._config.shutdown_grace)
                     await self._troupe.drain(grace_s=self._config.shutdown_grace)
                     self.supervision.stop()
                     if self.link.is_up():  # each child by its own deadline; else there is nobody to take leave of

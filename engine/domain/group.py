@@ -439,7 +439,7 @@ class TaskGroup:
         if standing is None or standing.definition == task.definition:
             return standing
         label = f"{self._name}/{task.name}"
-        raise DuplicateTask(label, "name", "is another task of its group; give another name=, or remove that one first")
+        raise DuplicateTask(label, "name", "another task of its group has it; give another name=, or remove that one")
 
     def _running(self, operation: str) -> list[Keeper]:
         if not self._keepers:

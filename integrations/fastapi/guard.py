@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
-__all__ = ["GUARD_HEADER", "SAFE_METHODS", "admit", "read"]
+__all__ = ["GUARD_HEADER", "SAFE_METHODS", "admit", "is_json", "read"]
 
 GUARD_HEADER: Final = "X-Requested-With"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -30,7 +30,7 @@ def admit(method: str, headers: Mapping[str, str]) -> None:
     Raises:
         Refusal: (415) neither a JSON content type nor the custom header.
     """
-    if method in SAFE_METHODS or GUARD_HEADER in headers or _is_json(headers.get("content-type", "")):
+    if method in SAFE_METHODS or GUARD_HEADER in headers or is_json(headers.get("content-type", "")):
         return
     raise Refusal(
         415,
@@ -55,7 +55,7 @@ async def read(request: Request, *, limit_bytes: int) -> Request:
                 raise _too_large(limit_bytes)
     except ClientDisconnect:
         raise Refusal(400, "client_gone", "the client left before it had sent its request") from None
-    decoded = _decode(bytes(body)) if body and _is_json(request.headers.get("content-type", "")) else None
+    decoded = _decode(bytes(body)) if body and is_json(request.headers.get("content-type", "")) else None
     return _Received(request, bytes(body), decoded)
 
 
@@ -82,7 +82,7 @@ def _decode(body: bytes) -> Any:
     return decoded
 
 
-def _is_json(content_type: str) -> bool:
+def is_json(content_type: str) -> bool:
     """``application/json``, or ``application/`` with what ends in ``+json``; parameters do not matter."""
     kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))

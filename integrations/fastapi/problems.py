@@ -104,7 +104,8 @@ def of_error(error: TroupeError) -> tuple[int, Problem] | None:
         kind = _declaration(error)
     if kind is None:
         return None
-    return kind.status, Problem(detail=_text(str(error)), code=kind.code, field=kind.field, hint=kind.hint)
+    text = error.reason if isinstance(error, EngineStateError) else str(error)  # without the name of a Python method
+    return kind.status, Problem(detail=_text(text), code=kind.code, field=kind.field, hint=kind.hint)
 
 
 def of_refusal(refusal: Refusal) -> tuple[int, Problem]:
@@ -113,13 +114,15 @@ def of_refusal(refusal: Refusal) -> tuple[int, Problem]:
     return refusal.status, problem
 
 
-def of_validation(error: RequestValidationError) -> tuple[int, Problem]:
+def of_validation(error: RequestValidationError, *, is_json: bool = True) -> tuple[int, Problem]:
     """Status and text of a request that does not have the documented shape; of several faults, the first."""
     faults: Sequence[Any] = error.errors()
     fault = faults[0]
     field = ".".join(str(part) for part in fault["loc"][1:]) or str(fault["loc"][0])
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return 422, Problem(detail=_text(f"{field}: {fault['msg']}{more}"), code="invalid_request", field=_text(field))
+    hint = None if is_json or fault["loc"][0] != "body" else "send the body with 'Content-Type: application/json'"
+    detail = _text(f"{field}: {fault['msg']}{more}")
+    return 422, Problem(detail=detail, code="invalid_request", field=_text(field), hint=hint)
 
 
 def answer(found: tuple[int, Problem]) -> JSONResponse:

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from engine.errors import TroupeError
-from integrations.fastapi.guard import SAFE_METHODS, admit, read
+from integrations.fastapi.guard import SAFE_METHODS, admit, is_json, read
 from integrations.fastapi.problems import Refusal, answer, of_error, of_refusal, of_validation
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ManagementRoute(APIRoute):
             except Refusal as refusal:
                 return answer(of_refusal(refusal))
             except RequestValidationError as error:
-                return answer(of_validation(error))
+                return answer(of_validation(error, is_json=is_json(request.headers.get("content-type", ""))))
             except TroupeError as error:
                 found = of_error(error)
                 if found is None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engine.domain.task import Definition
     from engine.management import Affected, SkippedTask, TaskName
     from engine.runtime import Node
-    from engine.views import AttemptView, TaskView, WorkerView
+    from engine.views import AttemptView, PauseView, TaskView, WorkerView
 
 __all__ = [
     "ActionResponse",
@@ -86,6 +86,19 @@ class TaskGroupResponse(_Shape):
         return cls(name=group.name, tags=group.tags, allow_parallel=group.allow_parallel, task_count=task_count)
 
 
+class PauseResponse(_Shape):
+    """Who disabled a task, and why, as far as is known."""
+
+    who: str | None
+    reason: str | None
+    since: datetime | None
+
+    @classmethod
+    def of(cls, pause: PauseView) -> PauseResponse:
+        """As Redis shows it."""
+        return cls(who=pause.who, reason=pause.why, since=_instant(pause.since_ms))
+
+
 class TaskResponse(_Shape):
     """A task of the cluster: what it is, and how it is now."""
 
@@ -118,6 +131,9 @@ class TaskResponse(_Shape):
     is_active: bool
     """False while it is disabled."""
 
+    disabled: PauseResponse | None
+    """While it is disabled: by whom, and why."""
+
     is_running: bool
     retry_after: datetime | None
     """When the first of the retries that wait is due; None when none waits."""
@@ -148,6 +164,7 @@ class TaskResponse(_Shape):
             function_name=task.function,
             next_run=_instant(view.next_run_ms),
             is_active=view.pause is None,
+            disabled=None if view.pause is None else PauseResponse.of(view.pause),
             is_running=view.running > 0,
             retry_after=_instant(view.retry_after_ms),
             retry_delay=view.retry_delay_s,

