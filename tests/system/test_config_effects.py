@@ -10,12 +10,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
+import httpx
 import pytest
 import redis
 import trio
@@ -23,9 +25,10 @@ import trustme
 
 from engine.app import Engine
 from engine.config import Config
-from engine.errors import ConfigError, RedisUnreachable
+from engine.errors import ConfigError, PayloadTooLarge, RedisUnreachable
 from engine.store.script import Script
 from engine.views import read_statistics
+from integrations.fastapi.standalone import make_app
 from tests.store.servers import NoSuchServer, RedisServer, find_binary, free_port
 from tests.unit.actors.stage import Stage, group, noting
 
@@ -115,6 +118,24 @@ async def attempts_to_lead_in_a_minute(stage: Stage, **turned: Any) -> int:
     await stage.worker(rare_tasks())
     follower = await stage.worker(rare_tasks(), **turned)
     return await counted(stage, lambda: scripts_sent(follower, "elect"))
+
+
+async def largest_task_that_is_made(stage: Stage, **turned: Any) -> int | None:
+    """By the characters of its only argument."""
+
+    async def note(text: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    tasks = group()
+    tasks.register_function(note)
+    await stage.worker(tasks, **turned)
+    await stage.until(1)
+    made = None
+    for size in (1, 1_000, 10_000):
+        with suppress(PayloadTooLarge):
+            await tasks.create_task("note", RARELY, {"text": "x" * size})
+            made = size
+    return made
 
 
 async def verdicts_with_nobody_to_execute(stage: Stage, **turned: Any) -> set[tuple[str, str]]:
@@ -454,6 +475,25 @@ async def name_of_the_worker(place: Place, worker_service_name: str) -> str:
         return re.sub(r"-\d+-[0-9a-f]{4}$", "", engine.worker_id).removesuffix(f"-{os.uname().nodename}")
 
 
+async def status_of_an_unhealthy_worker(place: Place, **turned: Any) -> int:
+    """Of the API of an engine that has not started."""
+    transport = httpx.ASGITransport(make_app(Engine(Config(redis_host="nowhere", **turned))))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        return (await client.get("/health")).status_code
+
+
+async def status_for_whoever_shows_none(place: Place, **turned: Any) -> int:
+    """Of the API of an engine that runs, over a socket."""
+    server, port = place.start("6.2"), free_port()
+    engine = Engine(Config(redis_url=f"unix://{server.path}", **turned), [rare_tasks()])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(engine.serve, api=f"127.0.0.1:{port}"))
+        async with httpx.AsyncClient() as client:
+            status = (await client.get(f"http://127.0.0.1:{port}/tasks")).status_code
+        engine.stop()
+    return status
+
+
 def keys_in(server: RedisServer) -> list[str]:
     with redis.Redis(unix_socket_path=server.path, decode_responses=True) as client:
         return [str(key) for key in client.scan_iter()]
@@ -497,6 +537,7 @@ IN_VIRTUAL_TIME: dict[str, tuple[Look, dict[Any, object]]] = {
     "retire_after": (scheduled_after_its_worker_left, {600.0: {"old/t", "new/t"}, 60.0: {"new/t"}}),
     "leader_heartbeat_interval": (seconds_until_another_leads, {1.0: 3, 3.0: 9}),
     "leader_retry_interval": (attempts_to_lead_in_a_minute, {1.0: 60, 5.0: 12}),
+    "max_payload_bytes": (largest_task_that_is_made, {65_536: 10_000, 5_000: 1_000, 256: None}),
     "wait_for_predecessor": (leads_beside_the_replaced_system, {False: True, True: False}),
     "reconciliation_interval": (minute_of_a_run_that_was_read_and_never_claimed, {30: 1, 300: 5}),
     "running_heartbeat_interval": (a_lost_run_soon_starts_again, {1.0: True, 6.0: False}),
@@ -524,6 +565,8 @@ ON_A_REAL_REDIS: dict[str, tuple[Look, dict[Any, object]]] = {
     "redis_ca_file": (gets_in_with_ca_file, {"theirs": True, None: False}),
     "embedded": (redis_without_an_address, {True: "its own", False: "none"}),
     "startup_timeout": (patience, {0.2: 0.2, 1.0: 1.0}),
+    "unhealthy_status": (status_of_an_unhealthy_worker, {503: 503, 200: 200}),
+    "api_token": (status_for_whoever_shows_none, {None: 200, "sesame": 401}),
     "worker_service_name": (name_of_the_worker, {"fastapi-task-manager": "fastapi-task-manager", "shop": "shop"}),
 }
 

@@ -196,7 +196,7 @@ async def test_a_run_that_is_taken_over_from_a_lost_worker_is_told(nest: Nest, l
     started = await cluster.started(worker)
     assert log.said("Reclaimed.*") == []
     worker.signal(signal.SIGKILL)
-    lost = rf".*-{worker.pid}-[0-9a-f]{{16}}"
+    lost = rf"fastapi-task-manager-.*-{worker.pid}-[0-9a-f]{{4}}"
     pattern = rf"Reclaimed pending message: run {re.escape(started.run)} of lost worker {lost}"
     await log.says(RECONCILER, logging.WARNING, pattern)
 

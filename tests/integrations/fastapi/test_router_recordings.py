@@ -87,7 +87,7 @@ def _without_hashes(name: object) -> object:
 
 
 ADDED: Final = {
-    *("timezone", "orphan", "skipped", "run_ids", "outcome", "attempt", "worker", "error", "arguments"),
+    *("timezone", "orphan", "disabled", "skipped", "run_ids", "outcome", "attempt", "worker", "error", "arguments"),
     *("store", "detail", *SHOWN),
 }
 TAG_STEPS: Final = {"tasks by tag", "disable by tag"}
