@@ -139,6 +139,7 @@ def make_app(spec: dict[str, Any]) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     manager = app.state.manager = TaskManager(app, Config(**spec["config"]))
     manager.add_task_group(group)
+    app.include_router(manager.get_manager_router(), prefix="/manage")
 
     @app.get("/state")
     async def state(request: Request) -> dict[str, Any]:
