@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from engine.address import Address
+    from engine.store.dial import Exchange
     from engine.store.patience import LinkSettings
     from engine.store.slow_replies import SlowReplies
 
@@ -48,6 +49,7 @@ class Connection:
         after: awaited before each try to connect.
         on_change: told whenever the connection came up or went down.
         chance: a number in [0, 1) at each call, to spread reconnects.
+        greet: awaited on each new connection before its first command; `DialFailed` refuses the connection.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Connection:
         after: Callable[[], Awaitable[None]],
         on_change: Callable[[], None],
         chance: Callable[[], float],
+        greet: Callable[[Exchange], Awaitable[None]] | None = None,
     ) -> None:
+        self._greet = greet
         self._address, self._context, self._name = address, context, name
         self._settings, self._slow_replies = settings, slow_replies
         self._after, self._on_change, self._chance = after, on_change, chance
@@ -206,7 +210,7 @@ class Connection:
             with trio.fail_after(self._settings.connect_timeout_s):
                 stream = await open_stream(self._address, self._context)
                 try:
-                    return stream, await log_in(stream, self._address, self._name, self._count)
+                    return stream, await log_in(stream, self._address, self._name, self._count, self._greet)
                 except BaseException:
                     await trio.aclose_forcefully(stream)
                     raise

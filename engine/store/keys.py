@@ -35,6 +35,11 @@ class Keys:
         return f"{{{quote(self.prefix, safe='')}}}:"
 
     @cached_property
+    def meta(self) -> str:
+        """HASH ``schema`` -> version of the schema, written by the first worker. Stays."""
+        return self.tag + "meta"
+
+    @cached_property
     def version(self) -> str:
         """STRING counter, bumped by every change of catalog or pause. Stays."""
         return self.tag + "version"

@@ -14,9 +14,10 @@ from engine.store.slow_replies import SlowReplies
 from engine.store.transport import Lane, LinkStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from engine.address import Address
+    from engine.store.dial import Exchange
 
 __all__ = ["Link", "LinkSettings"]
 
@@ -35,6 +36,8 @@ class Link:
         name: what CLIENT LIST shows, followed by the lane. No spaces.
         settings: deadlines and limits.
         chance: a number in [0, 1) at each call; spreads the reconnects of many processes.
+        greet: awaited on each new connection for commands before its first; `DialFailed` refuses the connection, and
+            no command is sent over any.
 
     Raises:
         ConfigError: a certificate file of ``address`` cannot be read.
@@ -47,6 +50,7 @@ class Link:
         name: str = "troupe",
         settings: LinkSettings | None = None,
         chance: Callable[[], float] = random.random,
+        greet: Callable[[Exchange], Awaitable[None]] | None = None,
     ) -> None:
         self.address = address
         self._slow_replies = SlowReplies()
@@ -63,6 +67,7 @@ class Link:
                 after=trio.lowlevel.checkpoint if lane is Lane.COMMANDS else self._commands_up,
                 on_change=self._note_change,
                 chance=chance,
+                greet=greet if lane is Lane.COMMANDS else None,
             )
 
         self._lanes = {lane: connect(lane) for lane in Lane}

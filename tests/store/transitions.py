@@ -16,6 +16,7 @@ from engine.store.leases import Beat, Reclaimed
 from engine.store.ledger import Cleared
 from engine.store.operations import Accepted, Defined, Refused, Trigger
 from engine.store.runs import Claimed, Failure, Gone, Parked, Stale, Waiting
+from engine.store.schema import AGREE, SCHEMA
 from engine.store.session import Broken, Done
 from engine.store.survey import Survey
 from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
@@ -361,7 +362,17 @@ ON_RUNS = (
 )
 """Scripts that take many runs, each with its own reply."""
 
+
+async def agree(stage: Stage, _: Sequence[str]) -> Call:
+    return lambda: AGREE(stage.redis, [stage.store.keys.meta], [SCHEMA])
+
+
 OTHERS = (
+    Transition(
+        *("agree", agree, str(SCHEMA), SAME, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.meta,),
+    ),
     Transition(
         *("elect", elect, Elected, Elected, "refused"),
         of_run=(),
