@@ -11,6 +11,7 @@ import trio
 from engine.address import Address
 from engine.config import address_of
 from engine.errors import RedisUnreachable
+from engine.store.keys import Keys
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
 from engine.store.schema import SchemaCheck
@@ -57,7 +58,13 @@ async def place_of(config: Config) -> AsyncIterator[Place]:
 def link_to(address: Address, config: Config, *, name: str, check: SchemaCheck) -> Link:
     """The connections of one process. A lost one is tried again at least four times in the shortest lease."""
     lease_s = min(config.leader_lease_s, config.run_lease_s)
-    return Link(address, name=name, settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)), greet=check)
+    return Link(
+        address,
+        name=name,
+        settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)),
+        greet=check,
+        key=Keys(config.redis_key_prefix).tag,
+    )
 
 
 async def first_of(*waits: Callable[[], Awaitable[object]]) -> None:

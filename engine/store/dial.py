@@ -75,12 +75,7 @@ async def log_in(
         DialFailed: Redis refuses a step, is still loading, or hangs up.
     """
     exchange = Exchange(stream, on_request)
-    if address.password is not None:
-        user = (address.username,) if address.username else ()
-        (reply,) = await exchange.ask(("AUTH", *user, address.password))
-        if user and isinstance(reply, Exception) and _NO_ACL in str(reply):
-            (reply,) = await exchange.ask(("AUTH", address.password))
-        _expect("AUTH", reply, address)
+    await authenticate(exchange, address, address.username, address.password)
     steps: dict[str, tuple[Any, ...]] = {
         f"SELECT {address.db}": ("SELECT", address.db),
         "CLIENT SETNAME": ("CLIENT", "SETNAME", name),
@@ -89,10 +84,25 @@ async def log_in(
     }
     replies = await exchange.ask(*steps.values())
     for step, reply in zip(steps, replies, strict=True):
-        _expect(step, reply, address)
+        expect(step, reply, address)
     if greet is not None:
         await greet(exchange)
     return int(replies[-1])
+
+
+async def authenticate(exchange: Exchange, address: Address, username: str | None, password: str | None) -> None:
+    """Show user and password, if there are any. ``address`` keeps them out of the error.
+
+    Raises:
+        DialFailed: they are refused.
+    """
+    if password is None:
+        return
+    user = (username,) if username else ()
+    (reply,) = await exchange.ask(("AUTH", *user, password))
+    if user and isinstance(reply, Exception) and _NO_ACL in str(reply):
+        (reply,) = await exchange.ask(("AUTH", password))
+    expect("AUTH", reply, address)
 
 
 class Exchange:
@@ -135,7 +145,8 @@ class Exchange:
         return replies
 
 
-def _expect(step: str, reply: object, address: Address) -> None:
+def expect(step: str, reply: object, address: Address) -> None:
+    """Raise DialFailed, without a password, if the reply to that step is an error."""
     if isinstance(reply, Exception):
         said = reply.reason if isinstance(reply, RedisUnavailable) else str(reply)
         raise DialFailed(address.redact(f"{step}: {said}")) from reply
