@@ -246,6 +246,12 @@ def redis_settings(snippet: Snippet, workshop: Workshop) -> None:
             client.config_set(name, before)
 
 
+def redis_url(snippet: Snippet, _: Workshop) -> None:
+    """A Config takes it. That such servers are found and followed: see tests/system."""
+    for line in snippet.text.split():
+        assert Config(redis_url=line).redis_url == line
+
+
 def acl_user(snippet: Snippet, workshop: Workshop) -> None:
     """Redis makes the user. That the rights suffice: see tests/system/test_acl.py."""
     words = shlex.split(snippet.text.replace("\\\n", " "))
@@ -297,6 +303,7 @@ BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     ("docs/running.md", "[Unit]", systemd_unit),
     ("docs/running.md", "appendonly yes", redis_settings),
     ("docs/redis.md", "redis-cli ACL SETUSER", acl_user),
+    ("docs/redis.md", "redis+", redis_url),
     ("docs/architecture.md", "engine/ ", folders),
 ]
 """How a block that is no command is tried out, by its page and its beginning."""
