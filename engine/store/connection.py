@@ -355,7 +355,7 @@ class Connection:
         if isinstance(error, RedisUnavailable):
             if isinstance(error.__cause__, DROPS_CONNECTION) or self._topology.has_left(error):
                 self.drop(error.reason, error)
-            elif self._refusals.began(trio.current_time()):
+            elif not self._topology.concerns_others(error) and self._refusals.began(trio.current_time()):
                 logger.warning(
                     "Redis at %s refuses commands (%s): %s; they are tried again",
                     self._address.label,

@@ -14,12 +14,15 @@ from engine.store.dial import DialFailed, Exchange, authenticate, expect, open_s
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
     from engine.address import Address
     from engine.errors import RedisUnavailable
 
 logger = logging.getLogger("fastapi.task-manager.link")
+
+
+def _uncounted(_requests: int, _sent_bytes: int, _received_bytes: int) -> None:
+    """What others than Redis itself were asked is not in the link's counters."""
 
 
 @final
@@ -34,7 +37,6 @@ class Topology:
         context: how to verify whom is asked; None without TLS.
         key: a key whose owner is wanted, in a Cluster.
         timeout_s: for one of those who are asked.
-        on_request: told requests, bytes out and bytes in.
     """
 
     def __init__(
@@ -44,9 +46,8 @@ class Topology:
         *,
         key: str,
         timeout_s: float,
-        on_request: Callable[[int, int, int], None] = lambda _requests, _out, _in: None,
     ) -> None:
-        self._address, self._context, self._timeout_s, self._on_request = address, context, timeout_s, on_request
+        self._address, self._context, self._timeout_s = address, context, timeout_s
         self._nodes = deque(address.nodes)
         self._slot = key_slot(key.encode()) if address.is_cluster else None
         self._found: Address | None = None
@@ -141,12 +142,17 @@ class Topology:
         except DialFailed as error:
             raise DialFailed(f"{host}:{port}: {error.reason}") from error
 
+    def concerns_others(self, error: RedisUnavailable) -> bool:
+        """Whether a refusal, in a Cluster, is about a key that is not of this application."""
+        cause = error.__cause__
+        return self._slot is not None and isinstance(cause, MovedError) and cause.slot_id != self._slot
+
     async def _ask(self, host: str, port: int) -> tuple[int, Address]:
         """An epoch, of Sentinels, and the server."""
         address = self._address
         stream = await open_stream(address.at(host, port), self._context)
         try:
-            exchange = Exchange(stream, self._on_request)
+            exchange = Exchange(stream, _uncounted)
             if address.is_sentinel:
                 return await self._ask_sentinel(exchange)
             return 0, await self._ask_node(exchange, host)

@@ -56,6 +56,10 @@ QUICK = LinkSettings(backoff=Backoff(first_s=0.01, ceiling_s=0.05))
             "rediss+sentinel://[::1]:1000/my%20master/1?ssl_ca_certs=/ca.pem",
             Address(nodes=(("::1", 1000),), sentinel_master="my master", db=1, tls=True, ca_file="/ca.pem"),
         ),
+        (
+            "rediss+cluster://me:pw@a:1000,b",
+            Address(nodes=(("a", 1000), ("b", 6379)), username="me", password="pw", tls=True),
+        ),
     ],
 )
 def test_a_url_says_where_redis_is(url: str, address: Address) -> None:
@@ -86,6 +90,8 @@ def test_a_url_says_where_redis_is(url: str, address: Address) -> None:
         ("redis://h?socket_timeout=3", "socket_timeout"),
         ("redis://h?host=elsewhere", "'host'"),
         ("redis://h?foo", "'foo'"),
+        ("redis+cluster://", "lacks hosts"),
+        ("redis+cluster://h:x", "hosts that cannot be read"),
         ("redis+sentinel://h", "lacks the name that the Sentinels give the primary"),
         ("redis+sentinel:///mymaster", "lacks hosts"),
         ("redis+sentinel://h,,i/mymaster", "hosts that cannot be read"),
@@ -115,6 +121,7 @@ def test_a_bad_url_is_refused_with_the_setting_and_what_to_give(url: str, said: 
         ("redis://h?ssl_keyfile=/me.key", "without TLS"),
         ("rediss://h?ssl_keyfile=/me.key", "ssl_keyfile without ssl_certfile"),
         ("unix:///s?ssl_certfile=/me.pem", "without TLS"),
+        ("redis+cluster://h?db=1", "a Cluster has only 0"),
     ],
 )
 def test_a_url_whose_parts_contradict_each_other_is_refused(url: str, said: str) -> None:
@@ -188,6 +195,7 @@ def test_parts_that_cannot_be_are_refused(parts: dict[str, object], field: str) 
             Address(nodes=(("h", 1), ("::1", 2)), sentinel_master="m", password="secret", sentinel_password="secret"),
             "redis+sentinel://h:1,[::1]:2/m/0",
         ),
+        (Address(nodes=(("h", 1), ("i", 2)), password="secret"), "redis+cluster://h:1,i:2"),
     ],
 )
 def test_the_label_is_the_address_for_people(address: Address, label: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,17 +16,22 @@ from engine.app import Engine
 from engine.config import Config
 from engine.domain.group import TaskGroup
 from engine.management import Match
+from engine.store.keys import Keys
 from engine.store.link import Link
 from engine.store.predecessor import PredecessorStore, PredecessorUnreadable
 from engine.store.store import Store
 from tests.store.scenario import OTHER, TASK, Stage
 from tests.store.servers import NoSuchServer, RedisServer, find_binary
+from tests.store.topologies import clustered, replicated
 from tests.store.transitions import ALL, READERS, is_broken, outcome
 from tests.system.cluster import EVERY_SECOND, ONCE, QUICK, ROOT, Cluster, eventually, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from tests.store.topologies import Nodes, Replicated
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -135,6 +141,36 @@ async def test_what_the_page_adds_for_the_predecessor_is_enough_to_read_its_keys
             assert await old.leader() == "somebody"
             assert await old.definitions() == {}
             assert await old.disabled() == {f"{PREFIX}_g_t_disabled"}
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("around", "right"), [(replicated, "+role"), (clustered, "+cluster|slots")])
+async def test_what_the_page_adds_for_sentinel_and_cluster_is_needed(
+    around: Callable[[Path], AbstractContextManager[Replicated | Nodes]], right: str, tmp_path: Path
+) -> None:
+    """Without it Redis is not found."""
+    page = (ROOT / "docs" / "redis.md").read_text(encoding="utf-8")
+    assert f"`{right}`" in page
+    with around(tmp_path / "redis") as servers:
+        for server in servers.servers:
+            with admin_of(server) as admin:
+                admin.execute_command("ACL", "SETUSER", USER, *rules())
+        address = replace(Address.parse(servers.url), username=USER, password=SECRET)
+        link = Link(address, key=Keys(PREFIX).tag)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(link.run)
+
+            async def refused() -> bool:
+                return right.strip("+").partition("|")[0] in (link.statistics().last_error or "").lower()
+
+            await eventually(refused, "it is refused")
+            assert not link.is_up()
+            for server in servers.servers:
+                with admin_of(server) as admin:
+                    admin.execute_command("ACL", "SETUSER", USER, right)
+            with trio.fail_after(30):
+                await link.wait_up()
             nursery.cancel_scope.cancel()
 
 

@@ -89,4 +89,5 @@ async def test_a_worker_writes_the_version_into_a_history_that_has_none(cluster:
         return bool(await view.query("HGET", view.store.keys.meta, "schema") == str(SCHEMA))
 
     await eventually(written, "the version is there again")
+    assert "Traceback" not in worker.program.log()
     await cluster.stop()
