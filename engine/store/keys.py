@@ -12,10 +12,14 @@ from functools import cached_property
 from typing import final
 from urllib.parse import quote
 
-__all__ = ["CONSUMER_GROUP", "PRIORITIES", "Keys"]
+__all__ = ["CONSUMER_GROUP", "PRIORITIES", "SCHEMA", "Keys"]
 
 CONSUMER_GROUP = "workers"
 """The consumer group of both streams. The scripts name it too (``lib.lua``)."""
+
+
+SCHEMA = 1
+"""The version of all this. Grows with every change after which other versions would misread each other's keys."""
 
 
 PRIORITIES = ("high", "low")

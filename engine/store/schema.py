@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 import trio
+from redis.exceptions import OutOfMemoryError
 
 from engine.errors import OtherSchema, RedisUnavailable
 from engine.store.dial import DialFailed
-from engine.store.keys import Keys
+from engine.store.keys import SCHEMA, Keys
 from engine.store.script import Script
 
 if TYPE_CHECKING:
     from engine.store.dial import Exchange
 
-__all__ = ["AGREE", "SCHEMA", "SchemaCheck"]
-
-SCHEMA: Final = 1
-"""Grows with every change after which older or newer workers would misread each other's keys."""
+__all__ = ["AGREE", "SchemaCheck"]
 
 AGREE = Script.load("agree")
 
@@ -46,6 +44,8 @@ class SchemaCheck:
         """
         agree = ("EVAL", AGREE.text, 1, self._keys.meta, SCHEMA)
         (reply,) = await exchange.ask(agree if self._writes else ("HGET", self._keys.meta, "schema"))
+        if isinstance(reply, RedisUnavailable) and isinstance(reply.__cause__, OutOfMemoryError):
+            return  # so there is none, and whoever is elected first writes it
         if isinstance(reply, Exception):
             said = reply.reason if isinstance(reply, RedisUnavailable) else str(reply)
             raise DialFailed(f"{self._keys.meta}: {said}") from reply
