@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from engine.errors import ConfigError
 
-_SCHEMES: Final = ("redis", "rediss", "unix")
+_SENTINEL: Final = ("redis+sentinel", "rediss+sentinel")
+_CLUSTER: Final = ("redis+cluster", "rediss+cluster")
+_SCHEMES: Final = ("redis", "rediss", "unix", *_SENTINEL, *_CLUSTER)
 _CREDENTIALS: Final = ("username", "password")
 _FILES: Final = {"ssl_ca_certs": "ca_file", "ssl_certfile": "cert_file", "ssl_keyfile": "key_file"}
 """URL parameters by redis-py's names, and the parts that they say."""
 _PARAMETERS: Final = ("db", *_CREDENTIALS, *_FILES)
 _ENCODING: Final = "special characters in the password must be percent-encoded, as in %40 for '@'"
+_NODE: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:,\[\]]+))(?::(?P<port>\d{1,5}))?")
 _HOST_AND_PORT: Final = re.compile(r"[\w.-]+:\d{2,5}(/\d+)?", re.ASCII)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One Redis server. The password is in no text made from this: repr, `label`, `redact`.
+    """Where Redis is: a server, or those who know which one. No text made from this has a password: repr, `label`.
 
     Raises:
         ConfigError: a part is out of bounds or contradicts another.
@@ -32,6 +35,16 @@ class Address:
     port: int = 6379
     path: str | None = None
     """Unix socket; host and port are then unused."""
+
+    nodes: tuple[tuple[str, int], ...] = ()
+    """Hosts and ports of Sentinels or of nodes of a Cluster, to be asked; host, port and path are then unused."""
+
+    sentinel_master: str | None = None
+    """The name that ``nodes``, then Sentinels, know the primary by."""
+
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    """For the Sentinels themselves, if they ask for one."""
 
     db: int = 0
     username: str | None = None
@@ -61,9 +74,19 @@ class Address:
         if self.key_file and not self.cert_file:
             raise ConfigError("redis_url", "has ssl_keyfile without ssl_certfile: give both")
 
+        self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        if self.is_cluster and self.db:
+            raise ConfigError("redis_url", f"names database {self.db}, and a Cluster has only 0; leave it out")
+        if self.sentinel_username and not self.sentinel_password:
+            raise ConfigError("redis_sentinel_username", "is given without redis_sentinel_password: give both")
+        if self.sentinel_password and not self.is_sentinel:
+            raise ConfigError("redis_sentinel_password", "no Sentinel is named; give a redis+sentinel:// URL")
+
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read a ``redis://``, ``rediss://`` or ``unix://`` URL.
+        """Read a URL: ``redis://``, ``unix://``, ``redis+sentinel://`` or ``redis+cluster://``, ``rediss`` for TLS.
 
         Raises:
             ConfigError: see ``read_url``; or its parts contradict each other.
@@ -71,16 +94,38 @@ class Address:
         return cls(**read_url(url))
 
     @property
+    def is_sentinel(self) -> bool:
+        """Whether Sentinels are to be asked for the server."""
+        return bool(self.sentinel_master)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether nodes of a Cluster are to be asked for the server."""
+        return bool(self.nodes) and not self.sentinel_master
+
+    def at(self, host: str, port: int) -> Address:
+        """That one server of these, entered as all of them are."""
+        return replace(
+            self, host=host, port=port, nodes=(), sentinel_master=None, sentinel_username=None, sentinel_password=None
+        )
+
+    @property
     def label(self) -> str:
         """The address for logs and people, without user and password."""
         if self.path:
             return f"unix://{self.path}?db={self.db}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.nodes:
+            hosts = ",".join(_host_and_port(host, port) for host, port in self.nodes)
+            master = f"/{self.sentinel_master}/{self.db}"
+            return f"{scheme}+sentinel://{hosts}{master}" if self.sentinel_master else f"{scheme}+cluster://{hosts}"
+        return f"{scheme}://{_host_and_port(self.host, self.port)}/{self.db}"
 
     def redact(self, text: str) -> str:
         """``text`` without the password, which a server can echo (it does when AUTH is renamed)."""
-        return text.replace(self.password, "***") if self.password else text
+        for secret in (self.password, self.sentinel_password):
+            text = text.replace(secret, "***") if secret else text
+        return text
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """How to verify the server and to present ourselves; None without TLS. Reads the files anew.
@@ -124,7 +169,13 @@ def read_url(url: object, *, field_name: str = "redis_url") -> dict[str, Any]:
         parts |= {part: parameters[name] for name, part in _FILES.items() if parameters.get(name)}
         parts |= {name: unquote(text) for name in _CREDENTIALS if (text := getattr(split, name))}
         in_path = "" if split.scheme == "unix" else split.path.strip("/")
-        parts |= _socket(split) if split.scheme == "unix" else _server(split)
+        if split.scheme in _SENTINEL:
+            master, _, in_path = in_path.partition("/")
+            parts |= _nodes(split, default_port=26379) | _master(unquote(master))
+        elif split.scheme in _CLUSTER:
+            parts |= _nodes(split, default_port=6379)
+        else:
+            parts |= _socket(split) if split.scheme == "unix" else _server(split)
         parts |= _database({text for text in (in_path, parameters.get("db")) if text})
     except _Refused as refused:
         raise ConfigError(field_name, str(refused)) from None
@@ -151,7 +202,8 @@ def _split(url: object) -> SplitResult:
         raise _Refused(f"has no scheme; write redis://{url if _HOST_AND_PORT.fullmatch(url) else 'HOST:PORT/DB'}")
     try:
         split = urlsplit(url)
-        _ = split.port  # read only now
+        if split.scheme not in _SENTINEL + _CLUSTER:
+            _ = split.port  # read only now
     except ValueError:  # from None: the cause quotes parts of the URL, perhaps of a password that was cut in two
         raise _Refused(f"is no URL; give redis://HOST:PORT/DB or unix:///PATH; {_ENCODING}") from None
     if split.scheme not in _SCHEMES:
@@ -182,6 +234,31 @@ def _server(split: SplitResult) -> dict[str, Any]:
         raise _Refused("has port 0; give 1 to 65535")
     port = {} if split.port is None else {"port": split.port}
     return {"host": unquote(split.hostname), "tls": split.scheme == "rediss", **port}
+
+
+def _nodes(split: SplitResult, *, default_port: int) -> dict[str, Any]:
+    such_as = f"give them as in {split.scheme}://HOST:PORT,HOST:PORT"
+    hosts = split.netloc.rpartition("@")[2]
+    if not hosts:
+        raise _Refused(f"lacks hosts; {such_as}; {_ENCODING}")
+    nodes = []
+    for text in hosts.split(","):
+        found = _NODE.fullmatch(text)
+        port = int((found and found["port"]) or default_port)
+        if found is None or not 0 < port < 65536:
+            raise _Refused(f"has hosts that cannot be read; {such_as}; {_ENCODING}")
+        nodes.append((found["v6"] or unquote(found["host"]), port))
+    return {"nodes": tuple(nodes), "tls": split.scheme.startswith("rediss")}
+
+
+def _master(name: str) -> dict[str, Any]:
+    if not name:
+        raise _Refused("lacks the name that the Sentinels give the primary; write it behind the hosts, as in /mymaster")
+    return {"sentinel_master": name}
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _database(texts: set[str]) -> dict[str, int]:

@@ -25,6 +25,7 @@ from engine.errors import (
     DuplicateGroup,
     EmbeddedRedisError,
     EngineStateError,
+    OtherSchema,
     RedisUnavailable,
     RedisUnreachable,
     ServiceNotFound,
@@ -59,7 +60,13 @@ EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
 """Exit codes of sysexits.h: Redis or an address cannot be had; Troupe failed; a person must change something."""
 
 PERSON_MUST_ACT = (
-    ConfigError | ApiRefused | ServiceNotFound | EmbeddedRedisError | TaskDeclarationError | PredecessorUnreadable
+    ConfigError
+    | ApiRefused
+    | ServiceNotFound
+    | EmbeddedRedisError
+    | OtherSchema
+    | TaskDeclarationError
+    | PredecessorUnreadable
 )
 """Errors that no repetition mends."""
 
@@ -311,6 +318,7 @@ class Engine:
             EmbeddedRedisError: it was asked for and cannot be had.
             EngineStateError: it runs already.
             TaskDeclarationError: a task contradicts what it inherits from the Config.
+            OtherSchema: Redis holds data that another version wrote, at the start or on a later connection.
             RedisUnreachable: no connection within ``startup_timeout``.
             RestartLimitExceeded: the root supervisor gave up.
             ServiceNotFound: nothing that is installed serves the HTTP API.

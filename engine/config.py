@@ -22,6 +22,10 @@ from engine.errors import ConfigError, ConfigWarning
 
 ENV_PREFIX: Final = "TROUPE_"
 _ADDRESS: Final = frozenset({"redis_host", "redis_url", "embedded"})
+_EMPTY_IS_NONE: Final = (
+    *("redis_host", "redis_url", "redis_password", "redis_username", "redis_ca_file"),
+    *("redis_sentinel_username", "redis_sentinel_password"),
+)
 _SAID_BY_URL: Final = frozenset({"redis_port", "redis_db", "redis_tls"})
 _NO_ADDRESS: Final = (
     "no Redis is named. Give redis_host or redis_url (or set TROUPE_REDIS_HOST or TROUPE_REDIS_URL), or ask "
@@ -73,13 +77,18 @@ class Config(BaseSettings):
     redis_port: int = Field(default=6379, ge=1, le=65_535)
     """TCP port of ``redis_host``."""
     redis_url: str | None = None
-    """``redis://``, ``rediss://`` (TLS) or ``unix://``, in place of host, port and database. User and password in it
-    move to fields of their own. Its query may say ``db``, and for TLS ``ssl_ca_certs``, ``ssl_certfile`` and
-    ``ssl_keyfile``."""
+    """``redis://``, ``rediss://`` (TLS) or ``unix://``, in place of host, port and database; with Sentinel
+    ``redis+sentinel://host:26379,host:26379/mymaster``, with a Cluster ``redis+cluster://host:6379,host:6379``, either
+    with ``rediss`` for TLS. User and password in it move to fields of their own. Its query may say ``db``, and for TLS
+    ``ssl_ca_certs``, ``ssl_certfile`` and ``ssl_keyfile``."""
     redis_username: str | None = None
     """User, from Redis 6 on; ``None`` is the default user. Given with a password."""
     redis_password: SecretStr | None = None
     """Password of Redis. No text made from a Config shows it."""
+    redis_sentinel_username: str | None = None
+    """User for the Sentinels themselves; ``None`` is the default user. Given with a password."""
+    redis_sentinel_password: SecretStr | None = None
+    """Password of the Sentinels themselves; ``None`` where they ask for none. No text made from a Config shows it."""
     redis_db: int = Field(default=0, ge=0, le=65_535)
     """Database number."""
     redis_tls: bool = False
@@ -180,7 +189,7 @@ class Config(BaseSettings):
     def _settle_address(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """One way to Redis, with the credentials of a URL moved to the fields that hide them."""
         settings = dict(settings)
-        for name in ("redis_host", "redis_url", "redis_password", "redis_username", "redis_ca_file"):
+        for name in _EMPTY_IS_NONE:
             if settings.get(name) == "":
                 settings[name] = None
         host, url = settings.get("redis_host"), settings.get("redis_url")
@@ -208,7 +217,7 @@ class Config(BaseSettings):
             raise ConfigError("embedded", f"{address} is given as well; give an address or embedded=True")
         if self.enabled and not self.embedded and not address:
             raise ConfigError("redis_host", _NO_ADDRESS)
-        speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss:")
+        speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss")
         if self.redis_ca_file is not None and not speaks_tls:
             raise ConfigError("redis_ca_file", "no TLS is asked for; set redis_tls=True or give a rediss:// URL")
         if address:
@@ -252,6 +261,9 @@ def address_of(config: Config) -> Address:
         parts |= {"db": config.redis_db, "tls": config.redis_tls}
     parts["username"] = config.redis_username
     parts["password"] = config.redis_password.get_secret_value() if config.redis_password else None
+    parts["sentinel_username"] = config.redis_sentinel_username
+    sentinel_password = config.redis_sentinel_password
+    parts["sentinel_password"] = sentinel_password.get_secret_value() if sentinel_password else None
     parts["ca_file"] = config.redis_ca_file
     return Address(**parts)
 

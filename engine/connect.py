@@ -11,8 +11,10 @@ import trio
 from engine.address import Address
 from engine.config import address_of
 from engine.errors import RedisUnreachable
+from engine.store.keys import Keys
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
+from engine.store.schema import SchemaCheck
 from engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from engine.config import Config
 
-__all__ = ["Place", "link_to", "open_store", "place_of"]
+__all__ = ["Place", "first_of", "link_to", "open_store", "place_of"]
 
 
 @final
@@ -53,10 +55,28 @@ async def place_of(config: Config) -> AsyncIterator[Place]:
         yield Place(address_of(config))
 
 
-def link_to(address: Address, config: Config, *, name: str) -> Link:
+def link_to(address: Address, config: Config, *, name: str, check: SchemaCheck) -> Link:
     """The connections of one process. A lost one is tried again at least four times in the shortest lease."""
     lease_s = min(config.leader_lease_s, config.run_lease_s)
-    return Link(address, name=name, settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)))
+    return Link(
+        address,
+        name=name,
+        settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)),
+        greet=check,
+        key=Keys(config.redis_key_prefix).tag,
+    )
+
+
+async def first_of(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Return when one of them has; the others are cancelled."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(one: Callable[[], Awaitable[object]]) -> None:
+            await one()
+            nursery.cancel_scope.cancel()
+
+        for one in waits:
+            nursery.start_soon(wait, one)
 
 
 @asynccontextmanager
@@ -66,16 +86,20 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
     Raises:
         ConfigError: a file that the address names cannot be read.
         EmbeddedRedisError: as ``place_of``.
+        OtherSchema: what is there was written by another version.
         RedisUnreachable: no connection within ``startup_timeout``.
     """
     async with place_of(config) as place:
-        link = link_to(place.address, config, name="troupe-look")
+        check = SchemaCheck(config.redis_key_prefix, writes=False)
+        link = link_to(place.address, config, name="troupe-look", check=check)
         async with trio.open_nursery() as nursery:
             await nursery.start(link.run)
-            with trio.move_on_after(config.startup_timeout) as limit:
-                await link.wait_up()
-            if not limit.cancelled_caught:
+            with trio.move_on_after(config.startup_timeout):
+                await first_of(link.wait_up, check.refused.wait)
+            if reached := link.is_up():
                 yield Store.over(link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
             nursery.cancel_scope.cancel()
-    if limit.cancelled_caught:
+    if check.refusal is not None and not reached:
+        raise check.refusal
+    if not reached:
         raise RedisUnreachable(place.address.label, config.startup_timeout, link.statistics().last_error)

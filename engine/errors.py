@@ -512,6 +512,29 @@ class ServiceNotFound(TroupeError, LookupError):
         )
 
 
+class OtherSchema(TroupeError):
+    """Redis holds this application's data in a schema of another version. Nothing was changed, and nothing will be.
+
+    Raised at the start, and by an engine that finds it on a later connection. Whoever deploys can act on it.
+    """
+
+    def __init__(self, prefix: str, *, found: str, ours: int) -> None:
+        self.prefix, self.found, self.ours = prefix, found, ours
+        super().__init__(prefix, found, ours)
+
+    def __str__(self) -> str:
+        newer = self.found.isdecimal() and int(self.found) > self.ours
+        act = (
+            "upgrade this process to the version that the others run"
+            if newer
+            else "run the version that wrote it; or, to start afresh, stop its workers"
+        )
+        return (
+            f"Redis holds the data of {self.prefix!r} in schema {self.found}, and this version of Troupe knows schema "
+            f"{self.ours}: {act}{', or' if newer else ' and'} give another redis_key_prefix"
+        )
+
+
 class RedisUnreachable(TroupeError):
     """No connection to Redis within ``startup_timeout``. Whoever deploys can act on it."""
 

@@ -11,11 +11,12 @@ import trio
 
 from actors.identity import Identity
 from engine.assembly import Parts, assemble
-from engine.connect import link_to
+from engine.connect import first_of, link_to
 from engine.errors import RedisUnreachable, RestartLimitExceeded
 from engine.keeping import carry_out
 from engine.management import Management
 from engine.runtime import State, Supervision
+from engine.store.schema import SchemaCheck
 from engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Worker:
         """Whether this worker leads, as far as it knows."""
 
         self.identity = Identity.make(config.worker_service_name, environment.new_id())
-        self.link = link_to(place.address, config, name=f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}")
+        self._schema = SchemaCheck(config.redis_key_prefix, writes=True)
+        name = f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}"
+        self.link = link_to(place.address, config, name=name, check=self._schema)
         store = Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
         self.management = Management(store, config, lambda: groups)
         self._troupe = assemble(
@@ -105,6 +108,7 @@ class Worker:
         Cancelled, it still takes leave of Redis, for ``LAST_WORDS_S`` at most: it resigns and hands its runs back.
 
         Raises:
+            OtherSchema: Redis holds data of another version, at the start or on a later connection.
             RedisUnreachable: no connection within ``startup_timeout_s``.
             RestartLimitExceeded: the root supervisor gave up.
         """
@@ -129,7 +133,8 @@ class Worker:
                 if reached or stop.is_set():
                     on_started()
                 if reached:
-                    await stop.wait()
+                    await first_of(stop.wait, self._schema.refused.wait)
+                if reached and self._schema.refusal is None:
                     log.info("Stopping: runs in progress, if any, get %g s", self._config.shutdown_grace)
                     await self._troupe.drain(grace_s=self._config.shutdown_grace)
                     self.supervision.stop()
@@ -143,6 +148,8 @@ class Worker:
         log.info("Worker %s stopped", self.identity.worker_id)
         if failure is not None:
             raise failure
+        if self._schema.refusal is not None:
+            raise self._schema.refusal
         if not reached and not stop.is_set():
             raise RedisUnreachable(
                 self._place.address.label, self._startup_timeout_s, self.link.statistics().last_error
@@ -164,16 +171,7 @@ class Worker:
         self.leads = leads
 
     async def _reached(self, stop: trio.Event) -> bool:
-        """Wait until Redis is reached (True), or ``stop`` is set, or the time is over."""
+        """Wait until Redis is reached (True), or refused, or ``stop`` is set, or the time is over."""
         with trio.move_on_after(self._startup_timeout_s):
-            async with trio.open_nursery() as nursery:
-
-                async def give_up() -> None:
-                    await stop.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(give_up)
-                await self.link.wait_up()
-                nursery.cancel_scope.cancel()
-                return True
-        return False
+            await first_of(self.link.wait_up, self._schema.refused.wait, stop.wait)
+        return self.link.is_up()

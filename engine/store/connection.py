@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from engine.address import Address
+    from engine.store.dial import Exchange
     from engine.store.patience import LinkSettings
     from engine.store.slow_replies import SlowReplies
+    from engine.store.topology import Topology
 
 logger = logging.getLogger("fastapi.task-manager.link")
 
@@ -49,17 +51,20 @@ class Connection:
     """Keeps one connection up while `run` runs, and carries commands over it.
 
     Args:
-        address, context: where to, and how to verify it.
+        address, context: where Redis is, and how to verify it.
+        topology: tells which server that is, at each try.
         name: given to the server, as in CLIENT LIST.
         after: awaited before each try to connect.
         on_change: told whenever the connection came up or went down.
         chance: a number in [0, 1) at each call, to spread reconnects.
+        greet: awaited on each new connection before its first command; `DialFailed` refuses the connection.
     """
 
     def __init__(
         self,
         address: Address,
         context: ssl.SSLContext | None,
+        topology: Topology,
         *,
         name: str,
         settings: LinkSettings,
@@ -67,7 +72,12 @@ class Connection:
         after: Callable[[], Awaitable[None]],
         on_change: Callable[[], None],
         chance: Callable[[], float],
+        greet: Callable[[Exchange], Awaitable[None]] | None = None,
     ) -> None:
+        self._topology, self._greet = topology, greet
+        self.server: Address | None = None
+        """The server of this connection while it is up."""
+
         self._address, self._context, self._name = address, context, name
         self._settings, self._slow_replies = settings, slow_replies
         self._after, self._on_change, self._chance = after, on_change, chance
@@ -216,14 +226,28 @@ class Connection:
     async def _connect(self) -> tuple[trio.abc.Stream, int]:
         try:
             with trio.fail_after(self._settings.connect_timeout_s):
-                stream = await open_stream(self._address, self._context)
+                self.server = await self._topology.locate()
                 try:
-                    return stream, await log_in(stream, self._address, self._name, self._count)
-                except BaseException:
-                    await trio.aclose_forcefully(stream)
-                    raise
+                    return await self._enter(self.server)
+                except DialFailed as error:
+                    if self.server is self._address:
+                        raise
+                    raise DialFailed(f"{self.server.label}: {error.reason}") from error
         except trio.TooSlowError as error:
             raise DialFailed(f"no answer within {self._settings.connect_timeout_s:g} s") from error
+
+    async def _enter(self, server: Address) -> tuple[trio.abc.Stream, int]:
+        stream = await open_stream(server, self._context)
+        try:
+            return stream, await log_in(stream, server, self._name, self._count, self._welcome)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+
+    async def _welcome(self, exchange: Exchange) -> None:
+        await self._topology.confirm(exchange)
+        if self._greet is not None:
+            await self._greet(exchange)
 
     def _count(self, requests: int, sent_bytes: int, received_bytes: int) -> None:
         self.commands_sent += requests
@@ -269,7 +293,7 @@ class Connection:
         for call in self._queue:
             call.deadline_s = deadline_s = deadline_s + call.block_s
 
-    def _drop(self, reason: str, cause: BaseException | None = None) -> None:
+    def drop(self, reason: str, cause: BaseException | None = None) -> None:
         """Give up this connection. What was sent and not answered fails; what is only queued waits for the next."""
         if self._scope is not None and self._lost is None:
             self._lost = reason, cause
@@ -303,7 +327,7 @@ class Connection:
                 self.bytes_sent += len(data)
                 await stream.send_all(data)
         except trio.BrokenResourceError as error:
-            self._drop("the connection broke", error)
+            self.drop("the connection broke", error)
 
     async def _receive(self, stream: trio.abc.Stream) -> None:
         errors: list[Exception] = []
@@ -323,17 +347,17 @@ class Connection:
                 self._note_duration()
                 while (reply := reader.gets()) is not _NO_MORE:
                     if not waiting:
-                        self._drop(f"the server sent a reply to no command: {self._address.redact(repr(reply))}")
+                        self.drop(f"the server sent a reply to no command: {self._address.redact(repr(reply))}")
                         return
                     if errors:
                         reply = self._judge(reply, errors)
                         errors.clear()
                     waiting.popleft().answer(reply)
-            self._drop("the server closed the connection")
+            self.drop("the server closed the connection")
         except trio.BrokenResourceError as error:
-            self._drop("the connection broke", error)
+            self.drop("the connection broke", error)
         except hiredis.ProtocolError as error:
-            self._drop("the server sent what is no reply", error)
+            self.drop("the server sent what is no reply", error)
 
     def _judge(self, reply: object, errors: list[Exception]) -> object:
         """What to answer for a reply that is, or contains, ``errors``."""
@@ -341,9 +365,9 @@ class Connection:
         if error is None:
             return reply
         if isinstance(error, RedisUnavailable):
-            if isinstance(error.__cause__, DROPS_CONNECTION):
-                self._drop(error.reason, error)
-            elif self._refusals.began(trio.current_time()):
+            if isinstance(error.__cause__, DROPS_CONNECTION) or self._topology.has_left(error):
+                self.drop(error.reason, error)
+            elif not self._topology.concerns_others(error) and self._refusals.began(trio.current_time()):
                 logger.warning(
                     "Redis at %s refuses commands (%s): %s; they are tried again",
                     self._address.label,
@@ -373,7 +397,7 @@ class Connection:
             else:
                 await trio.sleep(_GRACE_S)
                 if self._oldest() is oldest:
-                    self._drop(f"no reply within {self._timeout_s + oldest.block_s:g} s")
+                    self.drop(f"no reply within {self._timeout_s + oldest.block_s:g} s")
 
     def _expire_queued(self, now_s: float) -> None:
         expired = [call for call in self._queue if call.deadline_s <= now_s]

@@ -13,7 +13,7 @@ from engine.store.replies import reply_error
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from engine.address import Address
 
@@ -60,22 +60,22 @@ async def open_stream(address: Address, context: ssl.SSLContext | None) -> trio.
 
 
 async def log_in(
-    stream: trio.abc.Stream, address: Address, name: str, on_request: Callable[[int, int, int], None]
+    stream: trio.abc.Stream,
+    address: Address,
+    name: str,
+    on_request: Callable[[int, int, int], None],
+    greet: Callable[[Exchange], Awaitable[None]] | None = None,
 ) -> int:
     """Say who we are, choose the database and take a name. Returns the server's id for this connection.
 
     RESP2 and no HELLO, so that Redis 5 understands it. ``on_request`` is told requests, bytes out and bytes in.
+    ``greet`` has the last word: it may ask, and refuse the connection.
 
     Raises:
         DialFailed: Redis refuses a step, is still loading, or hangs up.
     """
-    exchange = _Exchange(stream, on_request)
-    if address.password is not None:
-        user = (address.username,) if address.username else ()
-        (reply,) = await exchange.ask(("AUTH", *user, address.password))
-        if user and isinstance(reply, Exception) and _NO_ACL in str(reply):
-            (reply,) = await exchange.ask(("AUTH", address.password))
-        _expect("AUTH", reply, address)
+    exchange = Exchange(stream, on_request)
+    await authenticate(exchange, address, address.username, address.password)
     steps: dict[str, tuple[Any, ...]] = {
         f"SELECT {address.db}": ("SELECT", address.db),
         "CLIENT SETNAME": ("CLIENT", "SETNAME", name),
@@ -84,11 +84,28 @@ async def log_in(
     }
     replies = await exchange.ask(*steps.values())
     for step, reply in zip(steps, replies, strict=True):
-        _expect(step, reply, address)
+        expect(step, reply, address)
+    if greet is not None:
+        await greet(exchange)
     return int(replies[-1])
 
 
-class _Exchange:
+async def authenticate(exchange: Exchange, address: Address, username: str | None, password: str | None) -> None:
+    """Show user and password, if there are any. ``address`` keeps them out of the error.
+
+    Raises:
+        DialFailed: they are refused.
+    """
+    if password is None:
+        return
+    user = (username,) if username else ()
+    (reply,) = await exchange.ask(("AUTH", *user, password))
+    if user and isinstance(reply, Exception) and _NO_ACL in str(reply):
+        (reply,) = await exchange.ask(("AUTH", password))
+    expect("AUTH", reply, address)
+
+
+class Exchange:
     """Commands and their replies, in turn."""
 
     def __init__(self, stream: trio.abc.Stream, on_request: Callable[[int, int, int], None]) -> None:
@@ -99,6 +116,11 @@ class _Exchange:
         )
 
     async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Send them together; their replies in order, error replies as exceptions.
+
+        Raises:
+            DialFailed: the connection broke or ended.
+        """
         data = b"".join(hiredis.pack_command(command) for command in commands)
         replies: list[Any] = []
         received = 0
@@ -123,7 +145,8 @@ class _Exchange:
         return replies
 
 
-def _expect(step: str, reply: object, address: Address) -> None:
+def expect(step: str, reply: object, address: Address) -> None:
+    """Raise DialFailed, without a password, if the reply to that step is an error."""
     if isinstance(reply, Exception):
         said = reply.reason if isinstance(reply, RedisUnavailable) else str(reply)
         raise DialFailed(address.redact(f"{step}: {said}")) from reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from engine.store.keys import SCHEMA
 from engine.store.script import Script
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class ElectionStore:
     async def elect(self, worker: str, nonce: str, *, lease_ms: int) -> Elected | Held:
         """Lead if nobody does. One nonce for each candidacy, so that a lost reply can be asked for again."""
         keys = self.session.keys
-        reply = await self.session.call(_ELECT, [keys.leader, keys.epoch], worker, nonce, lease_ms)
+        names = [keys.leader, keys.epoch, keys.meta]
+        reply = await self.session.call(_ELECT, names, worker, nonce, lease_ms, SCHEMA)
         if reply[0] == "led":
             return Elected(value=reply[1], redis_ms=reply[2])
         return Held(worker=_worker(reply[1]), left_ms=max(0, reply[2]))

@@ -12,10 +12,14 @@ from functools import cached_property
 from typing import final
 from urllib.parse import quote
 
-__all__ = ["CONSUMER_GROUP", "PRIORITIES", "Keys"]
+__all__ = ["CONSUMER_GROUP", "PRIORITIES", "SCHEMA", "Keys"]
 
 CONSUMER_GROUP = "workers"
 """The consumer group of both streams. The scripts name it too (``lib.lua``)."""
+
+
+SCHEMA = 1
+"""The version of all this. Grows with every change after which other versions would misread each other's keys."""
 
 
 PRIORITIES = ("high", "low")
@@ -33,6 +37,11 @@ class Keys:
     def tag(self) -> str:
         """``{prefix}:``, what every key begins with."""
         return f"{{{quote(self.prefix, safe='')}}}:"
+
+    @cached_property
+    def meta(self) -> str:
+        """HASH ``schema`` -> version of the schema, written by the first worker. Stays."""
+        return self.tag + "meta"
 
     @cached_property
     def version(self) -> str:

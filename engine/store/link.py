@@ -11,16 +11,20 @@ from engine.store.client import Client
 from engine.store.connection import Connection
 from engine.store.patience import LinkSettings
 from engine.store.slow_replies import SlowReplies
+from engine.store.topology import Topology
 from engine.store.transport import Lane, LinkStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from engine.address import Address
+    from engine.store.dial import Exchange
 
 __all__ = ["Link", "LinkSettings"]
 
 _UNBLOCK_AGAIN_S = 0.005
+_ASK_AGAIN_S = 1.0
+"""Between two questions to a Sentinel while the link is up."""
 
 
 @final
@@ -35,6 +39,9 @@ class Link:
         name: what CLIENT LIST shows, followed by the lane. No spaces.
         settings: deadlines and limits.
         chance: a number in [0, 1) at each call; spreads the reconnects of many processes.
+        greet: awaited on each new connection for commands before its first; `DialFailed` refuses the connection, and
+            no command is sent over any.
+        key: in a Cluster, a key that is where all commands go: the keys of an application have one hash tag.
 
     Raises:
         ConfigError: a certificate file of ``address`` cannot be read.
@@ -47,22 +54,29 @@ class Link:
         name: str = "troupe",
         settings: LinkSettings | None = None,
         chance: Callable[[], float] = random.random,
+        greet: Callable[[Exchange], Awaitable[None]] | None = None,
+        key: str = "",
     ) -> None:
         self.address = address
         self._slow_replies = SlowReplies()
         self._changed = trio.Event()
         context = address.ssl_context()
+        settings = settings or LinkSettings()
+        asked_s = settings.connect_timeout_s / (len(address.nodes) + 1)
+        topology = self._topology = Topology(address, context, key=key, timeout_s=asked_s)
 
         def connect(lane: Lane) -> Connection:
             return Connection(
                 address,
                 context,
+                topology,
                 name=f"{name}:{lane.value}",
-                settings=settings or LinkSettings(),
+                settings=settings,
                 slow_replies=self._slow_replies,
                 after=trio.lowlevel.checkpoint if lane is Lane.COMMANDS else self._commands_up,
                 on_change=self._note_change,
                 chance=chance,
+                greet=greet if lane is Lane.COMMANDS else None,
             )
 
         self._lanes = {lane: connect(lane) for lane in Lane}
@@ -121,13 +135,30 @@ class Link:
         async with trio.open_nursery() as nursery:
             for connection in self._lanes.values():
                 nursery.start_soon(connection.run)
+            if self.address.is_sentinel:
+                nursery.start_soon(self._follow)
             await trio.lowlevel.checkpoint()
             task_status.started()
+
+    async def _follow(self) -> None:
+        """Leave a server that Sentinels no longer name, also one that has not noticed."""
+        commands = self._lanes[Lane.COMMANDS]
+        while True:
+            await trio.sleep(_ASK_AGAIN_S)
+            server = commands.server
+            if commands.up_since_s is not None and server is not None and not await self._topology.is_still_at(server):
+                for lane in self._lanes.values():
+                    if lane.server == server:
+                        lane.drop("Sentinel names another primary")
 
     async def _commands_up(self) -> None:
         while self._lanes[Lane.COMMANDS].up_since_s is None:
             await self._changed.wait()
 
     def _note_change(self) -> None:
+        commands = self._lanes[Lane.COMMANDS]
+        for lane in self._lanes.values():
+            if commands.up_since_s is not None and lane.up_since_s is not None and lane.server != commands.server:
+                lane.drop("Redis is elsewhere now")
         self._changed.set()
         self._changed = trio.Event()

@@ -20,6 +20,7 @@ UNAVAILABLE: Final = MappingProxyType(
         "MOVED": "another node of the cluster has this key",
         "ASK": "this key is being moved to another node of the cluster",
         "TRYAGAIN": "these keys are being moved to another node of the cluster",
+        "UNBLOCKED": "the stream that was waited for has gone, or has moved to another node of the cluster",
         "CLUSTERDOWN": "its cluster is down",
         "MASTERDOWN": "it is a replica that lost its master",
         "NOREPLICAS": "too few replicas follow it for it to accept writes",

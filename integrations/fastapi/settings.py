@@ -21,6 +21,7 @@ SHOWN: Final = (
 HIDDEN: Final = frozenset(
     {
         *("redis_host", "redis_port", "redis_url", "redis_db", "redis_tls", "redis_username", "redis_password"),
+        *("redis_sentinel_username", "redis_sentinel_password"),
         *("redis_ca_file", "api_token"),
     }
 )

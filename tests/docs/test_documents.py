@@ -8,6 +8,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -245,6 +246,21 @@ def redis_settings(snippet: Snippet, workshop: Workshop) -> None:
             client.config_set(name, before)
 
 
+def redis_url(snippet: Snippet, _: Workshop) -> None:
+    """A Config takes it. That such servers are found and followed: see tests/system."""
+    for line in snippet.text.split():
+        assert Config(redis_url=line).redis_url == line
+
+
+def acl_user(snippet: Snippet, workshop: Workshop) -> None:
+    """Redis makes the user. That the rights suffice: see tests/system/test_acl.py."""
+    words = shlex.split(snippet.text.replace("\\\n", " "))
+    assert words[:4] == ["redis-cli", "ACL", "SETUSER", "troupe"]
+    with redis.Redis.from_url(workshop.redis_url, decode_responses=True) as client:
+        client.execute_command(*words[1:])
+        client.acl_deluser("troupe")
+
+
 # -- the rules --------------------------------------------------------------------------------------------------------
 
 COMMANDS: list[tuple[str, Callable[[Match[str], Workshop], None]]] = [
@@ -286,6 +302,8 @@ BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     ("docs/running.md", "import logging", python),
     ("docs/running.md", "[Unit]", systemd_unit),
     ("docs/running.md", "appendonly yes", redis_settings),
+    ("docs/redis.md", "redis-cli ACL SETUSER", acl_user),
+    ("docs/redis.md", "redis+", redis_url),
     ("docs/architecture.md", "engine/ ", folders),
 ]
 """How a block that is no command is tried out, by its page and its beginning."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.store.election import Elected, Held, Lost, Renewed
+from engine.store.keys import SCHEMA
 from tests.store.scenario import LEASE_MS, TASK, Stage, expect
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ DAY_MS = 86_400_000
 
 
 async def test_the_first_candidate_leads_under_an_epoch_of_redis_time(store: Store) -> None:
-    """The lease, the epoch, and nothing else are written; the lease ends by itself."""
+    """The lease, the epoch, the schema's version where there is none, and nothing else; the lease ends by itself."""
     elected = expect(Elected, await store.election.elect("host:1", "nonce", lease_ms=LEASE_MS))
     redis, keys = store.transport.commands, store.keys
     assert elected.value == f"host:1:{elected.epoch}:nonce"
@@ -25,7 +26,8 @@ async def test_the_first_candidate_leads_under_an_epoch_of_redis_time(store: Sto
     assert await redis.get(keys.epoch) == str(elected.epoch)
     assert 0 < await redis.pttl(keys.leader) <= LEASE_MS
     assert await redis.pttl(keys.epoch) == -1
-    assert await redis.dbsize() == 2
+    assert await redis.hgetall(keys.meta) == {"schema": str(SCHEMA)}
+    assert await redis.dbsize() == 3
     assert await store.election.leader() == "host:1"
 
 

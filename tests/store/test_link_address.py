@@ -48,6 +48,18 @@ QUICK = LinkSettings(backoff=Backoff(first_s=0.01, ceiling_s=0.05))
             "rediss://h?ssl_certfile=/me.pem&ssl_keyfile=/me.key",
             Address(host="h", tls=True, cert_file="/me.pem", key_file="/me.key"),
         ),
+        (
+            "redis+sentinel://me:pw@a:1000,b/mymaster?db=2",
+            Address(nodes=(("a", 1000), ("b", 26379)), sentinel_master="mymaster", username="me", password="pw", db=2),
+        ),
+        (
+            "rediss+sentinel://[::1]:1000/my%20master/1?ssl_ca_certs=/ca.pem",
+            Address(nodes=(("::1", 1000),), sentinel_master="my master", db=1, tls=True, ca_file="/ca.pem"),
+        ),
+        (
+            "rediss+cluster://me:pw@a:1000,b",
+            Address(nodes=(("a", 1000), ("b", 6379)), username="me", password="pw", tls=True),
+        ),
     ],
 )
 def test_a_url_says_where_redis_is(url: str, address: Address) -> None:
@@ -78,6 +90,13 @@ def test_a_url_says_where_redis_is(url: str, address: Address) -> None:
         ("redis://h?socket_timeout=3", "socket_timeout"),
         ("redis://h?host=elsewhere", "'host'"),
         ("redis://h?foo", "'foo'"),
+        ("redis+cluster://", "lacks hosts"),
+        ("redis+cluster://h:x", "hosts that cannot be read"),
+        ("redis+sentinel://h", "lacks the name that the Sentinels give the primary"),
+        ("redis+sentinel:///mymaster", "lacks hosts"),
+        ("redis+sentinel://h,,i/mymaster", "hosts that cannot be read"),
+        ("redis+sentinel://h:70000/mymaster", "hosts that cannot be read"),
+        ("redis+sentinel://h/mymaster/name", "no database number"),
     ],
 )
 @pytest.mark.parametrize("setting", ["redis_url", "redis_host"])
@@ -102,6 +121,7 @@ def test_a_bad_url_is_refused_with_the_setting_and_what_to_give(url: str, said: 
         ("redis://h?ssl_keyfile=/me.key", "without TLS"),
         ("rediss://h?ssl_keyfile=/me.key", "ssl_keyfile without ssl_certfile"),
         ("unix:///s?ssl_certfile=/me.pem", "without TLS"),
+        ("redis+cluster://h?db=1", "a Cluster has only 0"),
     ],
 )
 def test_a_url_whose_parts_contradict_each_other_is_refused(url: str, said: str) -> None:
@@ -154,6 +174,8 @@ def test_a_config_leads_to_the_address_that_its_settings_say(tmp_path: Path) -> 
         ({"cert_file": "/c"}, "redis_url"),
         ({"key_file": "/k"}, "redis_url"),
         ({"tls": True, "key_file": "/k"}, "redis_url"),
+        ({"sentinel_password": "x"}, "redis_sentinel_password"),
+        ({"nodes": (("h", 1),), "sentinel_master": "m", "sentinel_username": "x"}, "redis_sentinel_username"),
     ],
 )
 def test_parts_that_cannot_be_are_refused(parts: dict[str, object], field: str) -> None:
@@ -169,6 +191,11 @@ def test_parts_that_cannot_be_are_refused(parts: dict[str, object], field: str) 
         (Address(host="h", username="u", password="secret"), "redis://h:6379/0"),
         (Address(host="::1", tls=True, db=2), "rediss://[::1]:6379/2"),
         (Address(path="/run/redis.sock"), "unix:///run/redis.sock?db=0"),
+        (
+            Address(nodes=(("h", 1), ("::1", 2)), sentinel_master="m", password="secret", sentinel_password="secret"),
+            "redis+sentinel://h:1,[::1]:2/m/0",
+        ),
+        (Address(nodes=(("h", 1), ("i", 2)), password="secret"), "redis+cluster://h:1,i:2"),
     ],
 )
 def test_the_label_is_the_address_for_people(address: Address, label: str) -> None:
@@ -182,9 +209,12 @@ SECRETS = st.text("QXZ019/?#@:&=[]+", min_size=8)  # what an URL can be cut at, 
 @given(SECRETS)
 def test_no_text_made_from_an_address_holds_the_password(secret: str) -> None:
     """Neither repr nor label; and what a server echoes is redacted."""
-    address = Address(host="h", password=secret)
-    assert secret not in repr(address) + str(address) + address.label
-    assert secret not in address.redact(f"ERR unknown command 'AUTH', with args beginning with: '{secret}'")
+    for address in (
+        Address(host="h", password=secret),
+        Address(nodes=(("h", 1),), sentinel_master="m", sentinel_password=secret),
+    ):
+        assert secret not in repr(address) + str(address) + address.label
+        assert secret not in address.redact(f"ERR unknown command 'AUTH', with args beginning with: '{secret}'")
 
 
 @given(SECRETS)
@@ -195,6 +225,9 @@ def test_no_error_about_a_url_quotes_its_password(secret: str) -> None:
         f"redis://me:{secret}@h:6379/0",
         f"redis://me:1?{secret}@h",
         f"redis://:#/{secret}@h",
+        f"redis+sentinel://:{secret}@h,i/m",
+        f"redis+sentinel://:1,{secret}@h,i/m",
+        f"redis+sentinel://me:{secret}@h:x/m",
         f"redis://:{secret}/x@h/0?db={secret}",
         f"me:{secret}@h:6379",
     ):

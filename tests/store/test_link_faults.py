@@ -521,3 +521,24 @@ async def test_cancellations_and_drops_together_leave_nothing_behind(
                 stop = True
             assert link.statistics().waiting == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_a_blocking_read_whose_stream_goes_is_one_to_repeat(start_redis: Callable[..., RedisServer]) -> None:
+    """From Redis 7.0 on FLUSHALL ends it, as does a Cluster that gives the key to another node."""
+    server = start_redis("7.0")
+    async with running(Link(server.address, settings=QUICK)) as link:
+        await link.commands.xgroup_create("s", "g", id="0", mkstream=True)
+        failed: list[RedisUnavailable] = []
+
+        async def read() -> None:
+            with pytest.raises(RedisUnavailable, match="has gone") as caught:
+                await link.runs.xreadgroup("g", "me", {"s": ">"}, block=60_000)
+            failed.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            with trio.fail_after(30):
+                while not (await link.commands.info("clients"))["blocked_clients"]:
+                    await trio.lowlevel.checkpoint()
+            await link.commands.flushall()
+        assert failed

@@ -9,7 +9,7 @@ import trio
 from redis.exceptions import OutOfMemoryError
 
 from engine.errors import RedisUnavailable
-from engine.store import catalog, election, leases, ledger, operations, runs, survey, timetable
+from engine.store import catalog, election, leases, ledger, operations, runs, schema, survey, timetable
 from engine.store.link import Link
 from engine.store.script import Script
 from engine.store.store import Store
@@ -267,7 +267,7 @@ async def test_a_redis_that_lacks_replicas_is_unavailable_and_nothing_is_written
 
 @pytest.mark.parametrize(
     "module",
-    [catalog, election, leases, ledger, operations, runs, survey, timetable],
+    [catalog, election, leases, ledger, operations, runs, schema, survey, timetable],
     ids=lambda module: module.__name__,
 )
 def test_every_script_of_a_module_is_in_the_table(module: ModuleType) -> None:

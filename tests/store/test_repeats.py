@@ -237,6 +237,10 @@ def _later(held: Any) -> Any:
     return type(held)(held.run_id, held.fence, "a later end")
 
 
+async def written_by_another_version(stage: Stage) -> None:
+    await stage.redis.hset(stage.store.keys.meta, "schema", "2")
+
+
 LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     "publish": dict.fromkeys(
         (taken, taken_and_completed, taken_and_failed, put_aside, released, published_again, rescheduled), Moved
@@ -294,6 +298,7 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
         (taken, taken_and_completed, taken_and_failed, taken_and_handed_back, put_aside, released), None
     ),
     "reclaim, dead": {published_again: None},
+    "agree": {written_by_another_version: "2"},
     "elect": {renewed: Elected, succeeded_by_another: Held},
     "renew": {succeeded_by_another: Lost},
     "resign": {succeeded_by_another: False},

@@ -11,11 +11,12 @@ from redis.exceptions import ResponseError
 from engine.domain.names import trigger_run_id
 from engine.errors import RedisUnavailable
 from engine.store.election import Elected, Renewed
-from engine.store.keys import Keys
+from engine.store.keys import SCHEMA, Keys
 from engine.store.leases import Beat, Reclaimed
 from engine.store.ledger import Cleared
 from engine.store.operations import Accepted, Defined, Refused, Trigger
 from engine.store.runs import Claimed, Failure, Gone, Parked, Stale, Waiting
+from engine.store.schema import AGREE
 from engine.store.session import Broken, Done
 from engine.store.survey import Survey
 from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
@@ -361,11 +362,22 @@ ON_RUNS = (
 )
 """Scripts that take many runs, each with its own reply."""
 
+
+async def agree(stage: Stage, _: Sequence[str]) -> Call:
+    await stage.redis.delete(stage.store.keys.meta)
+    return lambda: AGREE(stage.redis, [stage.store.keys.meta], [SCHEMA])
+
+
 OTHERS = (
+    Transition(
+        *("agree", agree, str(SCHEMA), SAME, "refused"),
+        of_run=(),
+        keys=lambda keys: (keys.meta,),
+    ),
     Transition(
         *("elect", elect, Elected, Elected, "refused"),
         of_run=(),
-        keys=lambda keys: (keys.leader, keys.epoch),
+        keys=lambda keys: (keys.leader, keys.epoch, keys.meta),
     ),
     Transition(
         *("renew", renew, Renewed, Renewed, "done"),

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import trio
 
+from engine.address import Address
 from engine.errors import RedisUnavailable
+from engine.store.keys import Keys
 from engine.store.link import Link
 from engine.store.store import Store
 from tests.store.servers import NoSuchServer, RedisServer, find_binary
@@ -202,16 +204,19 @@ class Cluster:
     server: RedisServer
     directory: Path
     prefix: str = "cluster"
+    redis_url: str = ""
+    """Where workers find Redis, if that is not simply the server."""
+
     workers: list[Worker] = field(default_factory=list)
     programs: list[Program] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"unix://{self.server.path}"
+        return self.redis_url or f"unix://{self.server.path}"
 
     def store(self) -> tuple[Link, Store]:
         """A store over a link that the caller runs."""
-        link = Link(self.server.address, name="test")
+        link = Link(Address.parse(self.url), name="test", key=Keys(self.prefix).tag)
         return link, Store.over(link, prefix=self.prefix)
 
     # -- processes --------------------------------------------------------------------------------------------------

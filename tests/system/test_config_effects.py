@@ -30,6 +30,7 @@ from engine.store.script import Script
 from engine.views import read_statistics
 from integrations.fastapi.standalone import make_app
 from tests.store.servers import NoSuchServer, RedisServer, find_binary, free_port
+from tests.store.topologies import replicated
 from tests.unit.actors.stage import Stage, group, noting
 
 if TYPE_CHECKING:
@@ -404,6 +405,25 @@ async def gets_in_with_password(place: Place, redis_password: str | None) -> boo
     return await gets_in(redis_host="127.0.0.1", redis_port=server.port, redis_password=redis_password)
 
 
+async def gets_past_the_sentinels(place: Place, **given: str | None) -> bool:
+    """They ask for a user and a password of their own."""
+    lines = ("user default off", "user watch on >right ~* &* +@all")
+    with replicated(place.folder / "servers", *lines) as servers:
+        return await gets_in(redis_url=servers.url, **given)
+
+
+async def gets_past_with_password(place: Place, redis_sentinel_password: str | None) -> bool:
+    """As the user that is right."""
+    user = {"redis_sentinel_username": "watch"} if redis_sentinel_password else {}
+    return await gets_past_the_sentinels(place, redis_sentinel_password=redis_sentinel_password, **user)
+
+
+async def gets_past_as(place: Place, redis_sentinel_username: str | None) -> bool:
+    """With the password that is right."""
+    user = {"redis_sentinel_username": redis_sentinel_username}
+    return await gets_past_the_sentinels(place, redis_sentinel_password="right", **user)
+
+
 async def port_that_lets_in(place: Place, *, redis_tls: bool) -> list[str]:
     """Which of a server's two ports an engine can use."""
     tls_port, ca_file, server = tls_server(place)
@@ -560,6 +580,8 @@ ON_A_REAL_REDIS: dict[str, tuple[Look, dict[Any, object]]] = {
     "redis_url": (database_of_the_url, {"unix://SOCKET": "0", "unix://SOCKET?db=3": "3"}),
     "redis_username": (user, {None: "default", "app": "app"}),
     "redis_password": (gets_in_with_password, {"right": True, "wrong": False, None: False}),
+    "redis_sentinel_username": (gets_past_as, {None: False, "watch": True}),
+    "redis_sentinel_password": (gets_past_with_password, {None: False, "wrong": False, "right": True}),
     "redis_db": (database, {0: "0", 5: "5"}),
     "redis_tls": (port_that_lets_in, {True: ["TLS"], False: ["plain"]}),
     "redis_ca_file": (gets_in_with_ca_file, {"theirs": True, None: False}),

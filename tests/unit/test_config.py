@@ -67,6 +67,9 @@ def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch, variable: str
         {"redis_url": "redis://:one@h", "redis_password": "two"},
         {"redis_host": "h", "redis_ca_file": "/ca.pem"},
         {"redis_host": "h", "retry_backoff": 61},
+        {"redis_host": "h", "redis_sentinel_password": "x"},
+        {"redis_url": "redis+sentinel://h/m", "redis_sentinel_username": "x"},
+        {"redis_url": "redis+sentinel://h/m", "redis_port": 1},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any]) -> None:
@@ -227,6 +230,7 @@ def test_a_password_is_not_in_an_error_nor_in_its_traceback(settings: dict[str, 
         ("redis://h/?db=3&password=p%40ss", "redis://h/?db=3", None, "p@ss"),
         ("unix:///tmp/redis.sock?db=2", "unix:///tmp/redis.sock?db=2", None, None),
         ("unix://me:x@/tmp/redis.sock", "unix:///tmp/redis.sock", "me", "x"),
+        ("redis+sentinel://me:x@h:1,i:2/m?db=1", "redis+sentinel://h:1,i:2/m?db=1", "me", "x"),
     ],
 )
 def test_a_url_is_kept_without_its_credentials(
