@@ -79,7 +79,7 @@ class Worker:
         self.identity = Identity.make(config.worker_service_name, environment.new_id())
         self.link = link_to(place.address, config, name=f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}")
         store = Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
-        self.management = Management(store, config, lambda: groups)
+        self.management = Management(store, config, lambda: groups, new_id=environment.new_id)
         self._troupe = assemble(
             Parts(
                 config=config,
