@@ -60,10 +60,15 @@ def catch(name: str, seeds: int) -> str | None:
     [mutant] = [one for one in MUTANTS if one.name == name]
     for seed in range(seeds):
         with mutated(mutant):
-            outcome = play(story_of(seed))
-        if outcome.violation is not None:
-            return f"seed {seed}: {outcome.violation}"
+            violation = play(story_of(seed)).violation
+        if violation is not None:
+            return f"seed {seed}: {violation}"
     return None
+
+
+def catch_named(name: str, *, seeds: int) -> tuple[str, str | None]:
+    """As ``catch``, with the name."""
+    return name, catch(name, seeds)
 
 
 def passed(resume: Path | None) -> set[int]:
@@ -89,7 +94,7 @@ def simulate(first: int, count: int, *, resume: Path | None, processes: int, for
     """Play the seeds that did not pass yet; how many failed. After ``for_s`` no more are begun."""
     done = passed(resume)
     todo = list(chunks([seed for seed in range(first, first + count) if seed not in done]))
-    print(f"{count} seeds from {first}, of which {count - sum(n for _, n in todo)} passed before", flush=True)
+    print(f"{count} seeds from {first}, of which {count - sum(n for _, n in todo)} passed before", flush=True)  # noqa: T201
     began_s = reported_s = time.monotonic()
     played = failed = 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -97,19 +102,19 @@ def simulate(first: int, count: int, *, resume: Path | None, processes: int, for
             played += chunk.count
             failed += len(chunk.stories)
             for story in chunk.stories:
-                print(story, flush=True)
+                print(story, flush=True)  # noqa: T201
             if resume is not None and not chunk.stories:
                 with resume.open("a", encoding="utf-8") as file:
                     file.write(f"{chunk.first} {chunk.count}\n")
             now_s = time.monotonic()
             if now_s - reported_s > REPORT_S:
                 reported_s = now_s
-                print(f"{played} played, {failed} failed, {played / (now_s - began_s) * 60:.0f} a minute", flush=True)
+                print(f"{played} played, {failed} failed, {played / (now_s - began_s) * 60:.0f} a minute", flush=True)  # noqa: T201
             if now_s - began_s > for_s:
                 pool.terminate()
                 break
     minutes = (time.monotonic() - began_s) / 60
-    print(f"{played} seeds in {minutes:.1f} minutes, {played / max(minutes, 0.001):.0f} a minute; {failed} failed")
+    print(f"{played} seeds in {minutes:.1f} minutes, {played / max(minutes, 0.001):.0f} a minute; {failed} failed")  # noqa: T201
     return failed
 
 
@@ -122,8 +127,8 @@ def catch_all(seeds: int, *, processes: int) -> int:
     missed = 0
     names = [mutant.name for mutant in MUTANTS]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for name, caught in zip(names, pool.imap(partial(catch, seeds=seeds), names), strict=True):
-            print(f"{name:36s} {caught or f'NOT CAUGHT within {seeds} seeds'}", flush=True)
+        for name, caught in pool.imap_unordered(partial(catch_named, seeds=seeds), names):
+            print(f"{name:36s} {caught or f'NOT CAUGHT within {seeds} seeds'}", flush=True)  # noqa: T201
             missed += caught is None
     return missed
 
@@ -140,8 +145,5 @@ def main() -> int:
     given = parser.parse_args()
     if given.mutants:
         return 1 if catch_all(given.seeds, processes=given.processes) else 0
-    failed = simulate(
-        given.first, given.seeds, resume=given.resume, processes=given.processes, for_s=given.for_s
-    )
+    failed = simulate(given.first, given.seeds, resume=given.resume, processes=given.processes, for_s=given.for_s)
     return 1 if failed else 0
-

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A bug, and a seed whose story brings it to light."""
+    """A bug, the guarantee that it breaks, and a seed whose story brings it to light."""
 
     name: str
+    guarantee: str
     seed: int
     apply: Callable[[ExitStack], None]
 
@@ -61,18 +62,23 @@ def _no_hand_back(stack: ExitStack) -> None:
 MUTANTS: Final = (
     Mutant(
         "fence check removed in complete",
+        "G4",
         -1,
         _script(
-            runs, "_COMPLETE", ((" or run.worker ~= worker or run.fence ~= fence then return 'fenced'", " then return 'fenced'"),)
+            runs,
+            "_COMPLETE",
+            ((" or run.worker ~= worker or run.fence ~= fence then return 'fenced'", " then return 'fenced'"),),
         ),
     ),
     Mutant(
         "fence not changed at reclaim",
+        "G4",
         -1,
         _script(leases, "_RECLAIM", (("'fence', int(math.max(fence + 1, NOW)), ", ""),)),
     ),
     Mutant(
         "due comparison removed in publish",
+        "G1",
         -1,
         _script(
             timetable,
@@ -80,13 +86,16 @@ MUTANTS: Final = (
             (("  if not score or tonumber(score) ~= expected then return {'moved', score or ''} end\n", ""),),
         ),
     ),
-    Mutant("observation rule removed", -1, _no_observation),
-    Mutant("hand-back forgotten", -1, _no_hand_back),
+    Mutant("observation rule removed", "G3", -1, _no_observation),
+    Mutant("hand-back forgotten", "G6", -1, _no_hand_back),
     Mutant(
         "pause check removed at claim",
+        "G6",
         -1,
         _script(
-            runs, "_CLAIM", (("  if fresh and not run.force and paused(run.task) then return refuse('skipped', 'paused') end\n", ""),)
+            runs,
+            "_CLAIM",
+            (("  if fresh and not run.force and paused(run.task) then return refuse('skipped', 'paused') end\n", ""),),
         ),
     ),
 )

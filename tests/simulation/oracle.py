@@ -1,18 +1,18 @@
-"""The judge outside of Redis. It hears every command in the order in which Redis executed it, and every start of a body.
+"""The judge outside of Redis. It hears every command, in the order of execution, and every start of a body.
 
 What each check reads:
 
 G0  No actor crashes by itself, no script refuses or answers ``broken``: the events of supervisors, the replies.
-G1  A slot is published once, a body starts once for each fence, fences of a run grow: the replies of publish and claim,
-    the effect log.
-G2  When all is quiet, every slot from a task's first to the last before its ``due`` instant has one verdict, as has every
-    run that was queued: the ledgers, against slots that follow from the period alone; what says *ran* returned in the
-    effect log under that fence, what says *skipped* or *missed* never started. At any time: no second verdict.
+G1  A slot is published once, a body starts once for each fence, fences of a run grow: the replies of publish and
+    claim, the effect log.
+G2  When all is quiet, every slot from a task's first to the last before its ``due`` instant has one verdict, as has
+    every run that was queued: the ledgers, against slots that follow from the period alone; what says *ran* returned in
+    the effect log under that fence, what says *skipped* or *missed* never started. At any time: no second verdict.
 G3  No body starts while an earlier start of its run goes on at a process that renewed its lease within the last half of
     one, and no lease is reclaimed before it has ended by the clock of Redis and half a lease has passed since it was
     renewed or Redis was disturbed: the effect log, the replies of claim, beat and reclaim.
-G4  Nothing that a fenced-off holder tells is accepted: replies of complete, fail and hand_back, against who holds what by
-    the replies of claim, reclaim and these; and a run that is taken from its holder has another fence than he has.
+G4  Nothing that a fenced-off holder tells is accepted: replies of complete, fail and hand_back, against who holds what
+    by the replies of claim, reclaim and these; and a run that is taken from its holder has another fence than he has.
 G5  Epochs grow, and what only a leader may write is accepted from the last elected alone: the replies of elect and of
     every script that shows a leader's value.
 G6  What is paused stays paused until it is resumed: no slot of it is published and no fresh run of it claimed without
@@ -48,7 +48,19 @@ LEADERS_ONLY = ("publish", "move", "requeue", "enroll", "reclaim", "dismiss")
 ALIASES: dict[str, str] = {}
 """SHAs of scripts that stand in for others during a test, and the names of those."""
 
-NAMES = (*LEADERS_ONLY, "claim", "complete", "fail", "hand_back", "elect", "beat", "pause", "trigger", "forget", "define")
+NAMES = (
+    *LEADERS_ONLY,
+    "claim",
+    "complete",
+    "fail",
+    "hand_back",
+    "elect",
+    "beat",
+    "pause",
+    "trigger",
+    "forget",
+    "define",
+)
 
 
 @final
@@ -83,7 +95,7 @@ class Oracle:
         self.world, self.lease_s, self.periods_s = world, lease_s, periods_s
         self.found: Violation | None = None
         self.redis_steady_since_s = 0.0
-        """Since when Redis answers, and its clock has not stepped."""
+        """Since when Redis answers, and its clock has not stepped by more than can be told from a slow reply."""
         self._keys = Keys("troupe")
         self._names = {Script.load(name).sha: name for name in NAMES} | ALIASES
         self._published: set[str] = set()
@@ -177,7 +189,12 @@ class Oracle:
         for (run_id, _), reply in zip(_items(argv[2:], 2), replies, strict=True):
             if reply == "queued" and run_id in self._holders:
                 self.violate("G4", f"{who}: {run_id} was queued while {self._holders[run_id]} holds it")
-            if reply == "queued" and self._task(run_id) in self._paused and run_id not in self._forced and run_id not in self._claims:
+            if (
+                reply == "queued"
+                and self._task(run_id) in self._paused
+                and run_id not in self._forced
+                and run_id not in self._claims
+            ):
                 self.violate("G6", f"{who}: {run_id} was queued while its task is paused")
 
     def _on_claim(self, who: str, _keys: Any, argv: list[str], replies: Any) -> None:
@@ -221,7 +238,7 @@ class Oracle:
             if left_ms > LATE_MS or undisturbed_s < self.lease_s / 2 - LATE_MS / 1000:
                 self.violate(
                     "G3",
-                    f"{who}: {run_id}#{fence} was reclaimed {left_ms} ms before its lease ended, "
+                    f"{who}: {run_id}#{fence} was reclaimed, {left_ms} ms before its lease ends by the clock of Redis, "
                     f"{undisturbed_s:.3f} s after it was renewed or Redis was disturbed",
                 )
             if reply == "ended" or reply[0] == "dead":
@@ -286,7 +303,9 @@ class Oracle:
 
     def _let_go(self, who: str, name: str, run_id: str, worker: str, fence: int) -> None:
         if not self._holds(run_id, worker, fence):
-            self.violate("G4", f"{who}: {name} of {run_id}#{fence} was accepted, and {self._holders.get(run_id)} holds it")
+            self.violate(
+                "G4", f"{who}: {name} of {run_id}#{fence} was accepted, and {self._holders.get(run_id)} holds it"
+            )
         self._holders.pop(run_id, None)
 
     def _check_fence_changed(self, who: str, name: str, run_id: str, fence: int) -> None:
@@ -355,40 +374,45 @@ class Oracle:
                 self._judge_task(task_id, period_s * 1000, int(float(due[f"t/{task_id}"])))
 
     def _judge_task(self, task_id: str, period_ms: int, due_ms: int) -> None:
-        of_slots, of_runs, slots_of_runs = Counter[int](), Counter[str](), dict[str, str]()
-        for _, fields in self._redis("XRANGE", self._keys.ledger(task_id), "-", "+"):
-            entry = dict(_pairs(fields))
-            if "run" in entry:
-                of_runs[entry["run"]] += 1
-                slots_of_runs[entry["run"]] = entry["verdict"]
-                of_slots.update([int(entry["slot"])] if entry["slot"] else [])
-                continue
-            passed = range(int(entry["from"]), int(entry["to"]) + 1, period_ms)
-            if len(passed) != int(entry["count"]):
-                self.violate("G2", f"{task_id}: {entry} counts {len(passed)} slots")
-            of_slots.update(passed)
-            for slot_ms in passed:
-                if self.world.effects.of_run.get(f"{task_id}@{slot_ms}"):
-                    self.violate("G2", f"{task_id}@{slot_ms} started, and its verdict says {entry['verdict']}")
+        entries = [dict(_pairs(fields)) for _, fields in self._redis("XRANGE", self._keys.ledger(task_id), "-", "+")]
+        runs = [entry for entry in entries if "run" in entry]
+        slots = Counter(int(entry["slot"]) for entry in runs if entry["slot"])
+        for entry in entries:
+            if "run" not in entry:
+                slots.update(self._passed_over(task_id, entry, period_ms))
         first_ms = self._first_ms[task_id]
         if first_ms % period_ms or due_ms % period_ms:
             self.violate("G2", f"{task_id} is due at {first_ms} and {due_ms}, which are no slots of it")
         expected = Counter(range(first_ms, due_ms, period_ms))
-        if of_slots != expected:
-            without, twice = expected - of_slots, of_slots - expected
+        if slots != expected:
+            without, twice = expected - slots, slots - expected
             self.violate("G2", f"{task_id}: slots without a verdict {_rel(without)}, with too many {_rel(twice)}")
         if due_ms + 2_000 < self._redis_ms():
             self.violate("G2", f"{task_id} is due since {self._redis_ms() - due_ms} ms")
         queued = Counter(run_id for run_id, task in self._queued.items() if task == task_id)
-        if of_runs - queued or queued - of_runs:
-            self.violate("G2", f"{task_id}: runs without verdict {queued - of_runs}, too many {of_runs - queued}")
-        for run_id, verdict in slots_of_runs.items():
-            starts = self.world.effects.of_run.get(run_id, [])
-            if verdict == "skipped" and starts:
-                self.violate("G2", f"{run_id} started, and its verdict says skipped")
-            fences = {start.fence for start in starts if start.outcome == "returned"}
-            if verdict == "ran" and not fences & {fence for ran, fence in self._returned if ran == run_id}:
-                self.violate("G2", f"{run_id} has not returned under the fence of its verdict")
+        judged = Counter(entry["run"] for entry in runs)
+        if judged != queued:
+            self.violate("G2", f"{task_id}: runs without verdict {queued - judged}, with too many {judged - queued}")
+        for entry in runs:
+            self._judge_run(entry["run"], entry["verdict"])
+
+    def _passed_over(self, task_id: str, entry: dict[str, str], period_ms: int) -> range:
+        """The slots of one entry; none of them has a run that started."""
+        slots = range(int(entry["from"]), int(entry["to"]) + 1, period_ms)
+        if len(slots) != int(entry["count"]):
+            self.violate("G2", f"{task_id}: {entry} counts {len(slots)} slots")
+        for slot_ms in slots:
+            if f"{task_id}@{slot_ms}" in self.world.effects.of_run:
+                self.violate("G2", f"{task_id}@{slot_ms} started, and its verdict says {entry['verdict']}")
+        return slots
+
+    def _judge_run(self, run_id: str, verdict: str) -> None:
+        starts = self.world.effects.of_run.get(run_id, [])
+        if verdict == "skipped" and starts:
+            self.violate("G2", f"{run_id} started, and its verdict says skipped")
+        returned = {(run_id, start.fence) for start in starts if start.outcome == "returned"}
+        if verdict == "ran" and not returned.intersection(self._returned):
+            self.violate("G2", f"{run_id} has not returned under the fence of its verdict")
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

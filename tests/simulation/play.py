@@ -52,7 +52,13 @@ def play(story: Story, *, keep_lines: bool = False) -> Outcome:
         trio.run(main, clock=MockClock(autojump_threshold=0))
     assert world is not None
     return Outcome(
-        story, world.oracle.found, world.trace(), len(world.effects.starts), world.commands, lasted_s, tuple(world.lines)
+        story,
+        world.oracle.found,
+        world.trace(),
+        len(world.effects.starts),
+        world.commands,
+        lasted_s,
+        tuple(world.lines),
     )
 
 

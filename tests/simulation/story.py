@@ -67,8 +67,8 @@ def story_of(seed: int) -> Story:
     chance = random.Random(f"story {seed}")
     kinds = [kind for kind in WEIGHTS if chance.random() < 0.55] or ["kill", "join"]
     weights = [WEIGHTS[kind] for kind in kinds]
-    ends_s = chance.uniform(12.0, LONGEST_S) if chance.random() < 0.3 else chance.uniform(12.0, 30.0)
-    count = min(STEPS_AT_MOST, round(ends_s * chance.choice((0.3, 0.8, 1.5, 3.0))))
+    ends_s = chance.uniform(20.0, LONGEST_S) if chance.random() < 0.1 else chance.uniform(8.0, 22.0)
+    count = min(STEPS_AT_MOST, round(ends_s * chance.choice((0.4, 0.8, 1.5, 3.0))))
     steps = [
         Step(
             at_s=round(chance.uniform(1.0, ends_s), 3),

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DEADLINE_S = 3.0
 """A command that is not answered within this time, beyond what it may block, ends its connection."""
 
+LATE_S = 2.5
+"""A command can be executed so long after its connection has ended."""
+
 _UNBLOCK = object()
 
 
@@ -57,7 +60,8 @@ class Connection:
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.inner = InProcess(wire.world.server)
+        self.inner = wire.world.spare.pop() if wire.world.spare else InProcess(wire.world.server)
+        self._carriers = len(Lane)
         self.open = True
         self.scopes = {lane: trio.CancelScope() for lane in Lane}
         self.queues: dict[Lane, deque[Call]] = {lane: deque() for lane in Lane}
@@ -96,6 +100,9 @@ class Connection:
                 while world.redis_stalled.is_set():
                     await world.redis_awake.wait()
                 await self._execute(lane, call)
+        self._carriers -= 1
+        if not self._carriers:
+            world.spare.append(self.inner)  # making one costs a millisecond
 
     async def _execute(self, lane: Lane, call: Call) -> None:
         if call.args[0] is _UNBLOCK:
@@ -131,7 +138,7 @@ class Wire:
         self.slow_until_s = -math.inf
         """Until when it is, or was last."""
         self.loss = 0.0
-        """How likely a reply gets lost, and the connection with it."""
+        """How likely the connection ends with a command: before the reply comes, or before the command is executed."""
         self.held_down = False
         """It stays cut until somebody lets it up."""
         self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
@@ -208,7 +215,11 @@ class Wire:
         if connection is None:
             raise RedisUnavailable(self._last_error or "not connected")
         self._sent += 1
-        call = connection.send(lane, args, block_s, self.chance.uniform(0, self.slow_s) if self.slow_s else 0.0)
+        late = self.loss > 0 and self.chance.random() < self.loss / 2
+        delay_s = self.chance.uniform(0.05, LATE_S) if late else self.chance.uniform(0, self.slow_s)
+        call = connection.send(lane, args, block_s, delay_s)
+        if late:
+            self.cut(half_open_s=LATE_S, why="the connection ended with a command on its way")
         try:
             with trio.move_on_at(call.at_s + DEADLINE_S + block_s):
                 await call.over.wait()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from contextvars import copy_context
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
@@ -12,9 +14,10 @@ import trio
 
 from engine.domain.group import TaskGroup
 from engine.domain.run import RunContext
-from engine.errors import RedisUnavailable, RestartLimitExceeded, TroupeError
+from engine.errors import CannotCrash, RedisUnavailable, RestartLimitExceeded, TroupeError
 from engine.management import Management, Match
 from engine.runtime import Clock, Environment
+from engine.runtime.clock import STEP_S
 from engine.store.inprocess import InProcess, InProcessServer
 from engine.store.store import Store
 from engine.store.transport import Lane
@@ -23,7 +26,7 @@ from tests.simulation.oracle import Oracle, Violation
 from tests.simulation.schedule import PROCESS, freeze, thaw
 from tests.simulation.story import ACTORS
 from tests.simulation.wire import Connection, Wire
-from tests.unit.actors.stage import EPOCH_S, Worker
+from tests.unit.actors.stage import EPOCH_S, Worker, config
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,7 +51,8 @@ PERIODS_S = {"g/quick": 2, "g/urgent": 5, "g/long": 10, "g/alone": 4, "g/flaky":
 
 DYNAMIC = ("d0", "d1")
 
-MIDWAY = "the simulation ends this actor"
+MOST_PROCESSES = 4
+"""That are alive at once."""
 
 
 class CrashNow(Exception):
@@ -163,6 +167,8 @@ class World:
         self._context = copy_context()
         self.redis_ahead_s = 0.0
         self.redis_stalled, self.redis_awake = trio.Event(), trio.Event()
+        self.spare: list[InProcess] = []
+        """Ways to the server that nobody uses any more."""
         self.left_in_buffers: list[Connection] = []
         self.server = InProcessServer(wall=lambda: EPOCH_S + trio.current_time() + self.redis_ahead_s)
         self._spy = InProcess(self.server)._lanes[Lane.COMMANDS]
@@ -184,7 +190,7 @@ class World:
         self._operator_group.register_function(_nothing, name="dynamic")
         self.management = Management(
             self.operator,
-            _config(),
+            config(**SETTINGS),
             lambda: (self._operator_group,),
             new_id=lambda: f"0000000f{next(ids):08x}",
         )
@@ -248,56 +254,61 @@ class World:
     # -- the steps ----------------------------------------------------------------------------------------------------
 
     async def do(self, step: Step) -> None:
-        """Do it, without waiting for what comes of it."""
+        """Do it, without waiting for what comes of it. What is done to nobody is not done."""
         self.note(f"step {step}")
         alive = self.alive()
-        process = alive[step.who % len(alive)] if alive else None
-        match step.kind:
-            case "join":
-                if len(alive) < 4:
-                    await self.join(1 + step.what % 3)
-            case "redis restart":
-                self.start_soon(self._restart_redis, 0.05 + step.amount**2 * 6)
-            case "redis stall":
-                self.start_soon(self._stall_redis, 0.1 + step.amount * 6)
-            case "redis clock":
-                self._step_clock((step.amount * 2 - 1) * 8)
-            case "pause" | "resume" | "trigger" | "cancel" | "reset_retry" | "create" | "remove":
-                self.start_soon(self._operate, step)
-            case _ if process is None:
-                pass
-            case "kill":
-                self._kill(process, half_open_s=1.5 * step.amount if step.what % 2 else 0.0)
-            case "crash":
-                self._crash(process, ACTORS[step.what % len(ACTORS)])
-            case "stall":
-                self.start_soon(self._stall, process, 0.2 + step.amount**2 * 9)
-            case "cut":
-                half_open_s = 1.0 if step.what % 2 else 0.0
-                self.start_soon(self._cut, process, 0.05 + step.amount**2 * 7, half_open_s)
-            case "slow":
-                self.start_soon(self._slow, process, 1 + step.amount * 5, (0.02, 0.2, 0.9)[step.what % 3])
-            case "lossy":
-                self.start_soon(self._lossy, process, 1 + step.amount * 4, (0.05, 0.2, 0.5)[step.what % 3])
-            case "skew":
-                process.skew_s = (step.amount * 2 - 1) * 300
-            case "stop":
-                self._context.copy().run(self.nursery.start_soon, process.leave)
-                process.stopping = True
-            case unknown:
-                raise AssertionError(unknown)
+        if step.kind in self._operations_of:
+            self.start_soon(self._operate, step)
+        elif step.kind in self._to_redis:
+            self._to_redis[step.kind](step)
+        elif step.kind == "join":
+            if len(alive) < MOST_PROCESSES:
+                await self.join(1 + step.what % 3)
+        elif alive:
+            self._to_process[step.kind](alive[step.who % len(alive)], step)
 
-    def _kill(self, process: Process, *, half_open_s: float) -> None:
+    @cached_property
+    def _to_redis(self) -> dict[str, Callable[[Step], object]]:
+        return {
+            "redis restart": lambda step: self.start_soon(self._restart_redis, 0.05 + step.amount**2 * 6),
+            "redis stall": lambda step: self.start_soon(self._stall_redis, 0.1 + step.amount * 6),
+            "redis clock": lambda step: self._step_clock((step.amount * 2 - 1) * 8),
+        }
+
+    @cached_property
+    def _to_process(self) -> dict[str, Callable[[Process, Step], object]]:
+        return {
+            "kill": self._kill,
+            "crash": self._crash,
+            "stall": lambda p, step: self.start_soon(self._stall, p, 0.2 + step.amount**2 * 9),
+            "cut": lambda p, step: self.start_soon(self._cut, p, 0.05 + step.amount**2 * 7, float(step.what % 2)),
+            "slow": lambda p, step: self.start_soon(
+                self._slow, p, 1 + step.amount * 5, (0.02, 0.2, 0.9)[step.what % 3]
+            ),
+            "lossy": lambda p, step: self.start_soon(
+                self._lossy, p, 1 + step.amount * 4, (0.05, 0.2, 0.5)[step.what % 3]
+            ),
+            "skew": self._skew,
+            "stop": self._stop,
+        }
+
+    def _kill(self, process: Process, step: Step) -> None:
         process.dead = True
         process.wire.held_down = True
         freeze(process)
-        process.wire.cut(half_open_s=half_open_s, why="killed")
+        process.wire.cut(half_open_s=1.5 * step.amount if step.what % 2 else 0.0, why="killed")
 
-    def _crash(self, process: Process, name: str) -> None:
-        try:
-            process.supervision.crash(process._slot(name).path, CrashNow(MIDWAY))
-        except TroupeError:
-            pass  # it is not up
+    def _crash(self, process: Process, step: Step) -> None:
+        path = process._slot(ACTORS[step.what % len(ACTORS)]).path
+        with suppress(CannotCrash):
+            process.supervision.crash(path, CrashNow())
+
+    def _skew(self, process: Process, step: Step) -> None:
+        process.skew_s = (step.amount * 2 - 1) * 300
+
+    def _stop(self, process: Process, _step: Step) -> None:
+        process.stopping = True
+        self.start_soon(process.leave)
 
     async def _stall(self, process: Process, for_s: float) -> None:
         if process.frozen:
@@ -356,44 +367,41 @@ class World:
         self.left_in_buffers.clear()
 
     def _step_clock(self, by_s: float) -> None:
-        self.redis_ahead_s = max(-8.0, self.redis_ahead_s + by_s)
-        self.oracle.redis_steady_since_s = trio.current_time()
+        before_s, self.redis_ahead_s = self.redis_ahead_s, max(-8.0, self.redis_ahead_s + by_s)
+        if abs(self.redis_ahead_s - before_s) > STEP_S + LEASE_S / 4:  # a smaller one can hide in slow replies
+            self.oracle.redis_steady_since_s = trio.current_time()
 
     def _wires(self) -> list[Wire]:
         return [process.wire for process in self.processes] + [self._operator_wire]
 
-    async def _operate(self, step: Step) -> None:
-        names = [task_id.partition("/")[2] for task_id in PERIODS_S]
-        name = names[step.what % len(names)]
-        match = Match(name=name)
+    @cached_property
+    def _operations_of(self) -> dict[str, Callable[[Step], Awaitable[object]]]:
         management = self.management
+        return {
+            "pause": lambda step: management.pause(_match(step), who="op"),
+            "resume": lambda step: management.resume(_match(step), who="op"),
+            "trigger": lambda step: management.trigger(_match(step), who="op", force=step.amount < 0.3),
+            "reset_retry": lambda step: management.reset_retry(_match(step), who="op"),
+            "cancel": self._cancel,
+            "create": lambda step: management.create(
+                self._operator_group.prepare("dynamic", "*/3 * * * * *", name=_dynamic(step)), who="op"
+            ),
+            "remove": lambda step: management.remove("g", _dynamic(step), who="op"),
+        }
+
+    async def _operate(self, step: Step) -> None:
         try:
-            match_kind = step.kind
-            if match_kind == "pause":
-                await management.pause(match, who="op")
-            elif match_kind == "resume":
-                await management.resume(match, who="op")
-            elif match_kind == "trigger":
-                await management.trigger(match, who="op", force=step.amount < 0.3)
-            elif match_kind == "reset_retry":
-                await management.reset_retry(match, who="op")
-            elif match_kind == "cancel":
-                runs = sorted(await self.operator.runs.live(f"g/{name}"))
-                if runs:
-                    await self.operator.operations.cancel(
-                        [runs[step.who % len(runs)]], f"cancel{next(self._operations)}", who="op"
-                    )
-            elif match_kind == "create":
-                task = self._operator_group.prepare(
-                    "dynamic", "*/3 * * * * *", name=DYNAMIC[step.what % len(DYNAMIC)], timezone="UTC"
-                )
-                await management.create(task, who="op")
-            else:
-                await management.remove("g", DYNAMIC[step.what % len(DYNAMIC)], who="op")
+            await self._operations_of[step.kind](step)
         except RedisUnavailable:
             pass  # it may have been done
         except TroupeError as refused:
             self.note(f"operator refused: {refused!r}")
+
+    async def _cancel(self, step: Step) -> None:
+        runs = sorted(await self.operator.runs.live(f"g/{_match(step).name}"))
+        if runs:
+            operation_id = f"cancel{next(self._operations)}"
+            await self.operator.operations.cancel([runs[step.who % len(runs)]], operation_id, who="op")
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -413,11 +421,12 @@ class World:
         for _ in range(2):
             await self.join(4)
         await trio.sleep(LEASE_S * 2)
-        for name in [*PERIODS_S]:
-            await self._insist(lambda name=name: self.management.pause(Match(name=name.partition("/")[2]), who="end"))
+        for task_id in PERIODS_S:
+            match = Match(name=task_id.partition("/")[2])
+            await self._insist(partial(self.management.pause, match, who="end"))
         for name in DYNAMIC:
-            await self._insist(lambda name=name: self.management.remove("g", name, who="end"))
-        while (left := self.oracle.left_over()) and trio.current_time() < until_s:
+            await self._insist(partial(self.management.remove, "g", name, who="end"))
+        while (left := self.oracle.left_over()) and trio.current_time() < until_s:  # noqa: ASYNC110 - anything may change it
             await trio.sleep(0.5)
         self.oracle.judge(left)
 
@@ -443,6 +452,15 @@ class World:
         self.nursery.cancel_scope.cancel()
 
 
+def _match(step: Step) -> Match:
+    """The task that an operator means."""
+    return Match(name=[task_id.partition("/")[2] for task_id in PERIODS_S][step.what % len(PERIODS_S)])
+
+
+def _dynamic(step: Step) -> str:
+    return DYNAMIC[step.what % len(DYNAMIC)]
+
+
 def _ours(error: BaseException) -> bool:
     """Was it made to happen?"""
     if isinstance(error, BaseExceptionGroup):
@@ -452,12 +470,6 @@ def _ours(error: BaseException) -> bool:
 
 async def _nothing() -> None:
     """The operator's process runs nothing."""
-
-
-def _config() -> Any:
-    from tests.unit.actors.stage import config
-
-    return config(**SETTINGS)
 
 
 __all__ = ["Process", "Violation", "World"]
