@@ -63,7 +63,7 @@ MUTANTS: Final = (
     Mutant(
         "fence check removed in complete",
         "G4",
-        -1,
+        88,
         _script(
             runs,
             "_COMPLETE",
@@ -73,25 +73,25 @@ MUTANTS: Final = (
     Mutant(
         "fence not changed at reclaim",
         "G4",
-        -1,
+        6,
         _script(leases, "_RECLAIM", (("'fence', int(math.max(fence + 1, NOW)), ", ""),)),
     ),
     Mutant(
         "due comparison removed in publish",
-        "G1",
-        -1,
+        "G6",
+        104,
         _script(
             timetable,
             "_PUBLISH",
             (("  if not score or tonumber(score) ~= expected then return {'moved', score or ''} end\n", ""),),
         ),
     ),
-    Mutant("observation rule removed", "G3", -1, _no_observation),
-    Mutant("hand-back forgotten", "G6", -1, _no_hand_back),
+    Mutant("observation rule removed", "G3", 18, _no_observation),
+    Mutant("hand-back forgotten", "G6", 2, _no_hand_back),
     Mutant(
         "pause check removed at claim",
         "G6",
-        -1,
+        82,
         _script(
             runs,
             "_CLAIM",

@@ -97,9 +97,8 @@ class Process(Worker):
             await self.run()
         except* RestartLimitExceeded:
             pass  # as the process would: it exits
-        self.gone = True
-        self.wire.held_down = True
-        self.wire.cut(half_open_s=0.0, why="the process has ended")
+        if not self.stopping:
+            self._exit()
 
     async def leave(self) -> None:
         """Stop in order."""
@@ -108,6 +107,12 @@ class Process(Worker):
         started_s = trio.current_time()
         await self.stop()
         self.world.left(self, started_s)
+        self._exit()
+
+    def _exit(self) -> None:
+        self.gone = True
+        self.wire.held_down = True
+        self.wire.cut(half_open_s=0.0, why="the process has ended")
 
     def _heard(self, event: SupervisorEvent) -> None:
         error = getattr(event, "error", None)
