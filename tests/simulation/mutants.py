@@ -98,6 +98,27 @@ MUTANTS: Final = (
             (("  if fresh and not run.force and paused(run.task) then return refuse('skipped', 'paused') end\n", ""),),
         ),
     ),
+    Mutant(
+        "leader's value not compared in publish",
+        "G5",
+        32,
+        _script(timetable, "_PUBLISH", (("if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end\n", ""),)),
+    ),
+    Mutant(
+        "lease member without its fence at claim",
+        "G0",
+        0,
+        _script(
+            runs,
+            "_CLAIM",
+            (
+                (
+                    "redis.call('ZADD', LEASES, int(expiry), id .. '#' .. fence)",
+                    "redis.call('ZADD', LEASES, int(expiry), id)",
+                ),
+            ),
+        ),
+    ),
 )
 
 
