@@ -65,7 +65,7 @@ def test_the_recorded_seed_catches_the_mutant(mutant: Mutant) -> None:
 
 def test_a_failing_story_is_told_without_the_steps_that_do_not_matter() -> None:
     """It still fails, and no half of it does."""
-    mutant = MUTANTS[-1]
+    [mutant] = [one for one in MUTANTS if one.name == "pause check removed at claim"]
     with mutated(mutant):
         failing = play(story_of(mutant.seed))
         short = shortest(failing, play, within_s=20)
@@ -73,7 +73,7 @@ def test_a_failing_story_is_told_without_the_steps_that_do_not_matter() -> None:
         assert len(short.story.steps) < len(failing.story.steps)
         text = told(short)
     assert f"seed {mutant.seed}: {mutant.guarantee}" in text
-    assert text.count("\n") == len(short.story.steps)
+    assert text.count("\n") == len(short.story.steps) > 0
 
 
 def test_every_kind_of_step_is_drawn_and_can_be_done_to_nobody() -> None:
