@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import time
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,11 @@ def play_chunk(first: int, count: int) -> Chunk:
     logging.disable(logging.CRITICAL)
     stories = []
     for seed in range(first, first + count):
-        outcome = play(story_of(seed))
+        try:
+            outcome = play(story_of(seed))
+        except Exception:  # noqa: BLE001 - whatever escapes is a finding, and the other seeds go on
+            stories.append(f"seed {seed}: an error escaped\n{traceback.format_exc()}")
+            continue
         if outcome.violation is not None:
             stories.append(told(shortest(outcome, play, within_s=SHRINK_S)))
     return Chunk(first, count, tuple(stories))
