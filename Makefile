@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NEEDS := Troupe needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv), and found none.
 NEEDS_CC := On Python 3.13 and newer the embedded Redis is compiled: install a C compiler, or use Python 3.11 or 3.12.
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format bench simulate simulate-mutants clean
 
 run: .venv/.installed-embedded  ## start the quickstart on an embedded Redis, until Ctrl-C
 	@exec $(BIN)/python docs/examples/quickstart.py
@@ -30,6 +30,13 @@ format: .venv/.installed-dev  ## rewrite the sources in the project's format
 bench: .venv/.installed-dev  ## measure; prints figures of this machine
 	$(BIN)/python -m tests.benchmarks.link
 	$(BIN)/python -m tests.benchmarks.memory
+
+SEEDS ?= 200
+simulate: .venv/.installed-dev  ## play SEEDS seeded stories of faults; FIRST=1000 begins there, RESUME=FILE goes on
+	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) $(if $(RESUME),--resume $(RESUME))
+
+simulate-mutants: .venv/.installed-dev  ## seed known bugs, each of which some story must bring to light
+	@exec $(BIN)/python -m tests.simulation --mutants --seeds 500
 
 clean:  ## remove what the other commands made
 	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

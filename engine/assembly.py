@@ -116,7 +116,7 @@ async def _tell_to_drain(ask: _Ask, patience_s: float) -> None:
     while True:
         left_s = until_s - trio.current_time()
         try:
-            await ask(timeout_s=min(ASK_AGAIN_S, left_s))
+            await ask(timeout_s=max(0.0, min(ASK_AGAIN_S, left_s)))  # a process that stood still comes too late
         except AskTimeout as error:
             if left_s > ASK_AGAIN_S:
                 continue

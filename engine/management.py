@@ -8,7 +8,6 @@ repeated; part of it may have been done.
 from __future__ import annotations
 
 import logging
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -129,10 +128,18 @@ class Management:
         store: where the cluster is.
         config: the settings of this process.
         groups: those of this process, whose functions new tasks can use.
+        new_id: makes an id that no other process makes, for each operation and each run that is asked for.
     """
 
-    def __init__(self, store: Store, config: Config, groups: Callable[[], Sequence[TaskGroup]]) -> None:
-        self._store, self._config, self._groups = store, config, groups
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        groups: Callable[[], Sequence[TaskGroup]],
+        *,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._store, self._config, self._groups, self._new_id = store, config, groups, new_id
         self._cache = CatalogCache()
 
     # -- looking ------------------------------------------------------------------------------------------------------
@@ -164,27 +171,25 @@ class Management:
         """
         found = await self._matching(match)
         details = pause_details(who, why, since_ms=await self._store.leases.redis_ms())
-        replies = await self._store.catalog.pause(
-            _ids(found), secrets.token_hex(8), until_ms=None, details=details, who=who
-        )
+        replies = await self._store.catalog.pause(_ids(found), self._new_id(), until_ms=None, details=details, who=who)
         return _told("disabled", _affected(found, replies), who, f": {why}" if why else "")
 
     async def resume(self, match: Match, *, who: str) -> Affected:
         """End the pauses of the tasks. Raises NoSuchTask as ``pause``."""
         found = await self._matching(match)
-        replies = await self._store.catalog.resume(_ids(found), secrets.token_hex(8), who=who)
+        replies = await self._store.catalog.resume(_ids(found), self._new_id(), who=who)
         return _told("enabled", _affected(found, replies), who)
 
     async def reset_retry(self, match: Match, *, who: str) -> Affected:
         """Have waiting retries of the tasks become due now. Raises NoSuchTask as ``pause``."""
         found = await self._matching(match)
-        replies = await self._store.operations.reset_retry(_ids(found), secrets.token_hex(8), who=who)
+        replies = await self._store.operations.reset_retry(_ids(found), self._new_id(), who=who)
         return _told("reset the retries of", _affected(found, replies), who)
 
     async def clear_statistics(self, match: Match, *, who: str) -> Affected:
         """Hide the attempts that have ended from the tasks' statistics; the ledger stays. Raises NoSuchTask."""
         found = await self._matching(match)
-        replies = await self._store.ledger.clear(_ids(found), secrets.token_hex(8), who=who)
+        replies = await self._store.ledger.clear(_ids(found), self._new_id(), who=who)
         return _told("cleared the statistics of", _affected(found, replies), who)
 
     async def trigger(self, match: Match, *, who: str, force: bool = False) -> Triggered:
@@ -238,7 +243,7 @@ class Management:
             PayloadTooLarge, TaskDeclarationError: as ``check_dynamic``.
             RedisKeyBroken: what Redis holds under that name was not written by Troupe.
         """
-        made = await self.define(task, secrets.token_hex(8), who=who)
+        made = await self.define(task, self._new_id(), who=who)
         if not isinstance(made, Defined):
             raise NameTaken(task.definition.group, task.name)
         self.group(task.definition.group).note_made(task, made.revision)
@@ -278,7 +283,7 @@ class Management:
             RedisKeyBroken: what Redis holds under that name was not written by Troupe.
         """
         [task] = await self._matching(Match(group=group, name=name))
-        await self.forget(task, secrets.token_hex(8), who=who)
+        await self.forget(task, self._new_id(), who=who)
         return task
 
     async def forget(self, task: Definition, operation_id: str, *, who: str) -> None:
@@ -325,7 +330,7 @@ class Management:
 
     def _trigger(self, task: Definition, *, force: bool) -> Trigger:
         return Trigger(
-            run_id=trigger_run_id(task.id, secrets.token_hex(8)),
+            run_id=trigger_run_id(task.id, self._new_id()),
             priority="high" if task.high_priority else "low",
             overlap=overlap_of(allow_parallel=task.allow_parallel, default=self._config.allow_parallel).value,
             force=force,

@@ -82,7 +82,7 @@ class Worker:
         name = f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}"
         self.link = link_to(place.address, config, name=name, check=self._schema)
         store = Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
-        self.management = Management(store, config, lambda: groups)
+        self.management = Management(store, config, lambda: groups, new_id=environment.new_id)
         self._troupe = assemble(
             Parts(
                 config=config,

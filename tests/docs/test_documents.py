@@ -79,6 +79,22 @@ def make_format(command: Match[str], workshop: Workshop) -> None:
     untidy.unlink()
 
 
+def make_simulate(command: Match[str], workshop: Workshop) -> None:
+    """Ten thousand seeds take too long here, and the mutants too: what make would execute, and two seeds of it."""
+    env = environment(workshop.folder("home"))
+    printed = shell(f"make -n -o .venv/.installed-dev {command[0].removeprefix('make ')}", folder=ROOT, env=env)
+    [would] = [line for line in printed.splitlines() if "tests.simulation" in line]
+    if command["mutants"]:
+        assert "--mutants" in would
+        return
+    assert would.endswith("-m tests.simulation --seeds 10000  --resume passed.txt")
+    kept = workshop.folder("simulation") / "passed.txt"
+    for left in (2, 0):
+        shown = shell(f"{sys.executable} -m tests.simulation --seeds 2 --resume {kept}", folder=ROOT, env=env)
+        assert f"{left} seeds in" in shown
+        assert "0 failed" in shown
+
+
 def ci(command: Match[str], workshop: Workshop) -> None:
     """It runs these tests among others, so here it is only read: it can be executed, and runs the two gates."""
     script = ROOT / command[0]
@@ -268,6 +284,7 @@ COMMANDS: list[tuple[str, Callable[[Match[str], Workshop], None]]] = [
     (r'make test( ARGS="[^"]*")?', make_test),
     (r"make check", make_check),
     (r"make format", make_format),
+    (r"make simulate( SEEDS=10000 RESUME=passed\.txt|(?P<mutants>-mutants))", make_simulate),
     (r"\.ci/run", ci),
     (r"pip install '?(?P<what>[\w\[\],-]+)'?", pip_install),
     (r"troupe run app:engine", troupe_run),

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from engine.store.ledger import LedgerEntry
+    from engine.store.transport import Transport
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -154,15 +155,28 @@ class Cable:
 class Worker:
     """One process of the cluster: a whole tree with a cable of its own."""
 
+    cable: Cable
+
     def __init__(self, stage: Stage, number: int, groups: tuple[TaskGroup, ...], settings: dict[str, Any]) -> None:
-        self.config, self.groups = config(**settings), groups
         self.cable = Cable(stage.server)
-        self.environment = stage.environment(number)
+        self.assemble(self.cable, stage.environment(number), number, groups, settings)
+
+    def assemble(
+        self,
+        transport: Transport,
+        environment: Environment,
+        number: int,
+        groups: tuple[TaskGroup, ...],
+        settings: dict[str, Any],
+    ) -> None:
+        """Build the tree of this process over any transport."""
+        self.config, self.groups = config(**settings), groups
+        self.environment = environment
         self.identity = Identity("test", f"host{number}", number, f"{number:016x}")
         self.crashes: list[ChildFailed] = []
         """Expected by a test if it clears them."""
-        store = Store.over(self.cable, prefix="troupe", ledger_length=self.config.ledger_length)
-        self.management = Management(store, self.config, lambda: groups)
+        store = Store.over(transport, prefix="troupe", ledger_length=self.config.ledger_length)
+        self.management = Management(store, self.config, lambda: groups, new_id=environment.new_id)
         self.outbox = Outbox()
         self.troupe = assemble(
             Parts(
@@ -170,10 +184,10 @@ class Worker:
                 store=store,
                 identity=self.identity,
                 groups=groups,
-                services=(self.cable.run,),
+                services=(transport.run,),
                 redis_label="in process",
                 snapshot=lambda: self.supervision.snapshot().to_dict(),
-                started_ms=stage.now_ms(),
+                started_ms=round(environment.clock.wall() * 1000),
                 outbox=self.outbox,
                 carry_out=partial(carry_out, management=self.management, who=self.identity.worker_id),
                 on_leadership=lambda _leads: None,

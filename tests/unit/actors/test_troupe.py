@@ -299,3 +299,25 @@ async def test_an_actor_that_crashes_during_a_drain_takes_no_work(
     gate.open.set()
     await stage.until(60)
     assert gate.passed == still_going
+
+
+async def test_a_process_that_stood_still_while_it_was_told_to_stop_stops(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """When it goes on, all its deadlines have passed: it takes leave without waiting any longer."""
+    tasks, gate = group(), Gate()
+    tasks.add_task("* * * * * *", name="t")(gate.walk)
+    worker = await stage.worker(tasks, shutdown_grace=5)
+    await stage.until(3)
+    stopped = trio.Event()
+
+    async def stop() -> None:
+        await worker.stop()
+        stopped.set()
+
+    stage.nursery.start_soon(stop)
+    await stage.until(4.2)
+    autojump_clock.jump(120)
+    with trio.fail_after(30):
+        await stopped.wait()
+    assert gate.inside == 0
