@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
 from engine.store.keys import CONSUMER_GROUP, PRIORITIES
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from engine.store.session import Session
 
 __all__ = ["DEAD_LENGTH", "Beat", "Lease", "LeaseStore", "Pending", "PendingEntry", "Presence", "Reclaimed"]
+
+log = logging.getLogger("fastapi.task-manager.reconciler")
 
 _BEAT = Script.load("beat")
 _RECLAIM = Script.load("reclaim")
@@ -164,7 +168,10 @@ class LeaseStore:
                 withscores=True,
             )
             for member, score in raw:
-                found[member] = Lease(*_member(member), expiry_ms=int(score))
+                if _is_ours(member):
+                    found[member] = Lease(*_member(member), expiry_ms=int(score))
+                else:
+                    _warn_of(member)
             if len(raw) < page:
                 break
             last_ms = int(raw[-1][1])
@@ -246,6 +253,17 @@ class LeaseStore:
         """Redis's own time."""
         seconds, microseconds = await self.session.query("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _is_ours(member: str) -> bool:
+    _, _, fence = member.rpartition("#")
+    return fence.isascii() and fence.isdigit()
+
+
+@lru_cache(maxsize=100)
+def _warn_of(member: str) -> None:
+    """Once in a process."""
+    log.warning("There is something among the leases that is none, and is passed over: %.200r", member)
 
 
 def _member(member: str) -> tuple[str, int]:

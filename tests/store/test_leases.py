@@ -255,6 +255,17 @@ async def test_a_worker_is_buried_where_redis_has_forgotten_the_streams(stage: S
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
+async def test_what_is_no_lease_is_passed_over_with_one_warning(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else wrote there: the leases beside it are watched as ever."""
+    garbage = f"garbage {id(stage)}"
+    for member in (garbage, "run#x", "run#²", f"{TASK}@1#7"):
+        await stage.redis.zadd(stage.store.keys.leases, {member: 90})
+    for _ in range(2):
+        assert [lease.member for lease in await stage.store.leases.expiring(95)] == [f"{TASK}@1#7"]
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("garbage" in text for text in told) == 1
+
+
 async def test_leases_are_read_in_the_order_in_which_they_end(stage: Stage) -> None:
     """Up to an instant."""
     await stage.redis.zadd(stage.store.keys.leases, {f"{TASK}@{n}#9": 100 - n for n in range(10)})
