@@ -91,7 +91,7 @@ MUTANTS: Final = (
     Mutant(
         "pause check removed at claim",
         "G6",
-        82,
+        116,
         _script(
             runs,
             "_CLAIM",
@@ -106,7 +106,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "lease member without its fence at claim",
-        "G0",
+        "G6",
         0,
         _script(
             runs,

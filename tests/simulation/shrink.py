@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 
 def shortest(failing: Outcome, play: Callable[[Story], Outcome], *, within_s: float) -> Outcome:
-    """Drop steps while some guarantee is violated all the same: halves first, then ever smaller parts, then one by one.
+    """Drop steps while the same guarantee is violated: halves first, then ever smaller parts, then one by one.
 
     Stops after ``within_s`` of real time with the shortest story found so far.
     """
     until = time.monotonic() + within_s
+    assert failing.violation is not None
+    broken = failing.violation.guarantee
 
     def try_without(best: Outcome, begin: int, end: int) -> Outcome | None:
         steps = best.story.steps[:begin] + best.story.steps[end:]
         outcome = play(replace(best.story, steps=steps))
-        return outcome if outcome.violation is not None else None
+        return outcome if outcome.violation is not None and outcome.violation.guarantee == broken else None
 
     best, size = failing, max(1, len(failing.story.steps) // 2)
     while True:

@@ -364,7 +364,8 @@ class World:
         self.redis_stalled.set()
         await trio.sleep(for_s)
         self.redis_stalled = trio.Event()
-        self.oracle.redis_steady_since_s = trio.current_time()
+        if for_s > LEASE_S / 4:  # a shorter one is a slow reply, which a reconciler need not notice
+            self.oracle.redis_steady_since_s = trio.current_time()
         self.redis_awake.set()
         self.redis_awake = trio.Event()
         for connection in self.left_in_buffers:
