@@ -72,9 +72,9 @@ class Replicated:
         until(lambda: self.primary() is self.servers[1], "the Sentinels have promoted the replica")
 
     def wait_followed(self, server: RedisServer) -> None:
-        """Until that server is a replica."""
+        """Until that server is a replica. Sentinels see to that after eight seconds of quiet at least."""
         with redis.Redis(port=server.port) as client:
-            until(lambda: client.info("replication")["role"] == "slave", "it has become a replica")
+            until(lambda: client.info("replication")["role"] == "slave", "it has become a replica", limit_s=120)
 
     def close(self) -> None:
         for sentinel in self.sentinels:
