@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NEEDS := Troupe needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv), and found none.
 NEEDS_CC := On Python 3.13 and newer the embedded Redis is compiled: install a C compiler, or use Python 3.11 or 3.12.
 
-.PHONY: run test check format bench simulate simulate-mutants clean
+.PHONY: run test check format bench simulate simulate-mutants faults soak mutation coverage clean
 
 run: .venv/.installed-embedded  ## start the quickstart on an embedded Redis, until Ctrl-C
 	@exec $(BIN)/python docs/examples/quickstart.py
@@ -27,19 +27,40 @@ format: .venv/.installed-dev  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.installed-dev  ## measure; prints figures of this machine
-	$(BIN)/python -m tests.benchmarks.link
-	$(BIN)/python -m tests.benchmarks.memory
+bench: .venv/.installed-dev .venv-peers/.installed  ## measure Troupe beside its peers; QUICK=1 is a first look
+	@exec $(BIN)/python -m tests.benchmarks $(if $(QUICK),--quick )$(if $(QUICK)$(ARGS),,--write )$(ARGS)
 
 SEEDS ?= 200
 simulate: .venv/.installed-dev  ## play SEEDS seeded stories of faults; FIRST=1000 begins there, RESUME=FILE goes on
 	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) $(if $(RESUME),--resume $(RESUME))
 
-simulate-mutants: .venv/.installed-dev  ## seed known bugs, each of which some story must bring to light
-	@exec $(BIN)/python -m tests.simulation --mutants --seeds 500
+simulate-mutants: .venv/.installed-dev  ## seed known bugs, each of which some story must bring to light; RECORD=1
+	@exec $(BIN)/python -m tests.simulation --mutants --seeds 500 $(if $(RECORD),--record)
+
+faults: .venv/.installed-dev  ## inject every fault into real processes, 15 minutes; ARGS="-k failover" chooses some
+	@exec $(BIN)/python -m tests.faults $(ARGS)
+
+MINUTES ?= 30
+soak: .venv/.installed-dev  ## 500 runs a second for so many MINUTES while workers are killed: nothing lost, memory steady
+	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+mutation: .venv/.installed-dev  ## put small faults into domain and scripts: how many do the fast tests notice?
+	@exec $(BIN)/python -m tests.mutation $(ARGS)
+
+coverage: .venv/.installed-dev  ## run the tests but the longest, and see that they reach 95 % of the branches
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest --ignore tests/simulation/test_calm.py --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 clean:  ## remove what the other commands made
-	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.*
+
+.venv-peers/.installed: tests/benchmarks/peers/requirements.txt | $(BIN)/python
+	@echo "Installing the systems that Troupe is measured beside into .venv-peers"
+	@$(BIN)/python -c 'import sys; print(sys._base_executable)' | xargs -I{} {} -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # A new interpreter makes everything that was installed before void.
 $(BIN)/python:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, final
 
+from engine.domain.names import task_of
 from engine.domain.policy import CatchUp, overlap_of
+from engine.domain.run import Reason
 from engine.domain.slot import catch_up
 from engine.store.timetable import Due, Enrolment, Move, Slot
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from engine.domain.task import Definition
 
-__all__ = ["WINDOW_MS", "Agenda", "Plan", "enrolments", "plan", "priority"]
+__all__ = ["WINDOW_MS", "Agenda", "Plan", "enrolments", "passing", "plan", "priority"]
 
 WINDOW_MS = 10_000
 """How far ahead the coordinator keeps ``due`` in memory."""
@@ -121,6 +123,34 @@ def plan(due: Iterable[Due], tasks: Mapping[str, Definition], now_ms: int, *, al
             )
         )
     return Plan(moves, slots)
+
+
+def passing(tasks: Mapping[str, Definition], known: Mapping[str, int], retold: Mapping[str, int]) -> list[Move]:
+    """The next step past slots whose runs Redis had forgotten and was told of: one for each task that has any.
+
+    A slot before them of which nobody knows what became is missed: a later one is known to have started.
+    """
+    slots: dict[str, list[int]] = {}
+    for run_id, slot_ms in retold.items():
+        slots.setdefault(task_of(run_id), []).append(slot_ms)
+    moves = []
+    for task_id, told in slots.items():
+        task, due_ms = tasks.get(task_id), known.get(task_id)
+        if task is None or due_ms is None:
+            continue
+        open_slots = [ms for ms in told if ms >= due_ms]
+        if not open_slots:
+            continue
+        slot_ms = min(open_slots)
+        if slot_ms == due_ms:
+            moves.append(Move(task_id, due_ms, task.schedule.next_after(slot_ms)))
+            continue
+        before_ms = task.schedule.latest_at_or_before(slot_ms - 1)
+        last_ms = due_ms if before_ms is None else max(due_ms, before_ms)
+        count = 1 + task.schedule.count(due_ms, last_ms)
+        reason = Reason.FORGOTTEN.value
+        moves.append(Move(task_id, due_ms, slot_ms, count=count, last_ms=last_ms, reason=reason))
+    return moves
 
 
 def enrolments(

@@ -13,9 +13,12 @@ from actors.messages import (
     CatalogAsked,
     CatalogInbox,
     CatalogRead,
+    CatalogRemembered,
+    HistoryDoubted,
     LeadershipEnded,
     LeadershipTaken,
     Refresh,
+    Remembered,
     SeatVacated,
     TermAsked,
     Woken,
@@ -25,19 +28,19 @@ from actors.reading import Reading
 from actors.timer import Timer
 from engine.domain.catalog import pages
 from engine.domain.dynamic import Made, Redeclared, Removed, task_of_change
-from engine.errors import RedisUnavailable
+from engine.errors import KeyMalformed, RedisUnavailable
 from engine.runtime import Actor
 from engine.store.transport import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from actors.declared import Declared, Outbox, Posted
     from actors.identity import Identity
-    from actors.messages import ConsumerInbox, CoordinatorInbox, LeaderInbox, ReconcilerInbox
+    from actors.messages import ConsumerInbox, CoordinatorInbox, HeartbeatInbox, LeaderInbox, ReconcilerInbox
     from engine.config import Config
     from engine.runtime import Mailbox
-    from engine.store.catalog import DeclaredSet, Event
+    from engine.store.catalog import Event
     from engine.store.leases import Presence
     from engine.store.store import Store
     from engine.store.timetable import Due
@@ -47,7 +50,7 @@ log = logging.getLogger("fastapi.task-manager")
 MAX_WAKES = 100
 """As many wake-ups are kept in their stream: of so many at once, some may have been trimmed before they were heard."""
 
-CHANGES = frozenset({"declared", "retired", "defined", "forgotten", "paused", "resumed"})
+CHANGES = frozenset({"declared", "retired", "defined", "forgotten", "paused", "resumed", "restored"})
 """Events after which the catalog is read again. A trigger, say, is none of them."""
 
 
@@ -80,20 +83,22 @@ class Catalog(Actor[CatalogInbox]):
         carry_out: Callable[[Posted], Awaitable[None]],
         started_ms: int,
         consumer: Mailbox[ConsumerInbox],
+        heartbeat: Mailbox[HeartbeatInbox],
         scheduling: Scheduling | None,
     ) -> None:
         self._config, self._store, self._identity, self._declared = config, store, identity, declared
         self._outbox, self._carry_out = outbox, carry_out
-        self._started_ms, self._consumer, self._scheduling = started_ms, consumer, scheduling
+        self._started_ms, self._scheduling = started_ms, scheduling
+        self._consumer, self._heartbeat = consumer, heartbeat
         self._digest = declared.code_digest
         self._declaring = False
         self._version = -1
         self._asked = False
         """A `Refresh` of this actor's own waits in its mailbox: another would find nothing new."""
 
-        self._reading = Reading()
+        self._reading = Reading(declared.own)
         self._news: CatalogRead | None = None
-        self._sets: Mapping[str, DeclaredSet] = {}
+        self._remembered: Remembered | None = None
         self._leading = False
         self._strangers: set[str] = set()
         self._at_odds: set[str] = set()
@@ -118,6 +123,8 @@ class Catalog(Actor[CatalogInbox]):
             case CatalogAsked():
                 if self._news is not None:
                     self._tell_all(self._news)
+            case CatalogRemembered():
+                message.reply.send(self._remembered)
             case LeadershipTaken():
                 if not self._leading:
                     self._leading = True
@@ -194,9 +201,14 @@ class Catalog(Actor[CatalogInbox]):
         try:
             if not in_any_case and await self._store.catalog.version() == self._version:
                 return  # read since it was asked for
-            contents = await self._store.catalog.contents(self._sets)
-            workers = await self._store.leases.workers()
+            contents = await self._store.catalog.contents(self._reading.known)
+            workers = await self._workers()
         except RedisUnavailable:
+            self._again.after(PAUSE_S)
+            return
+        if contents.history != self._store.history.told:
+            # What is not there may only be forgotten: it counts when Redis knows what this worker remembers.
+            self._heartbeat.tell(HistoryDoubted())
             self._again.after(PAUSE_S)
             return
         if self._version == -1 and contents.dynamic:
@@ -207,14 +219,23 @@ class Catalog(Actor[CatalogInbox]):
             # Retired while this worker was cut off, or forgotten by Redis. What was removed by then stays removed.
             self._declared.undeclare(self._news.withdrawn if self._news is not None else ())
             self._start_declaring()
-        self._sets = {found.digest: found for found in contents.sets}
+            if self._news is not None:
+                return  # it is read again when they are there: until then nothing of theirs is taken for gone
         news = self._news = await self._reading.read(contents)
+        self._remembered = Remembered(contents.tables, news.tasks)
         self.context.doing(f"{len(news.tasks)} tasks, version {news.version}")
         self._declared.hear(news)
         self._tell_all(news)
         self._warn_of_strangers(news, workers)
         if not self._declaring:  # until then the others' tasks stand where this process's own will
             self._tell_of_odds(news)
+
+    async def _workers(self) -> list[Presence]:
+        """For a warning alone: where they cannot be read, the catalog is all the same."""
+        try:
+            return await self._store.leases.workers()
+        except KeyMalformed:
+            return []
 
     def _tell_all(self, news: CatalogRead) -> None:
         self._consumer.tell(news)
@@ -226,8 +247,11 @@ class Catalog(Actor[CatalogInbox]):
         """Two live workers on one prefix with no task in common are two applications: both run all of theirs."""
         mine = news.sets.get(self._digest, frozenset())
         for other in workers:
-            theirs = news.sets.get(other.digest, frozenset())
-            came_later = (other.started_ms, other.worker) >= (self._started_ms, self._identity.key)
+            if other.worker == self._identity.key:
+                continue
+            said = other.account()
+            theirs = news.sets.get(said.digest, frozenset())
+            came_later = (said.started_ms, other.worker) >= (self._started_ms, self._identity.key)
             if came_later or other.worker in self._strangers or not mine or not theirs:
                 continue  # of two strangers the later one warns, so that it is said once
             if mine.isdisjoint(theirs):
@@ -278,6 +302,8 @@ class Catalog(Actor[CatalogInbox]):
             await self._wake(due if len(due) < MAX_WAKES else ())
         if "resigned" in names:
             await self._say_vacated()
+        if "recovering" in names:
+            await self._heartbeat.send(HistoryDoubted())
         if names & CHANGES and not self._asked:
             version = await self._store.catalog.version()
             if version != self._version:

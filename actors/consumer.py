@@ -11,6 +11,7 @@ import trio
 from actors.ending import report
 from actors.in_flight import InFlight
 from actors.intake import Intake
+from actors.memory import adoptions
 from actors.messages import (
     CatalogAsked,
     CatalogRead,
@@ -19,16 +20,29 @@ from actors.messages import (
     LeasesInDanger,
     Refresh,
     RunsAsked,
+    RunsRemembered,
     StopRuns,
 )
 from actors.outage import PAUSE_S, insist
-from actors.running import OwnLoop, Phase, Returned, Running, Stop, Stopped, TimedOut, exc_info_of, perform, rejoin
+from actors.running import (
+    SAFE_SHARE,
+    OwnLoop,
+    Phase,
+    Returned,
+    Running,
+    Stop,
+    Stopped,
+    TimedOut,
+    exc_info_of,
+    perform,
+    rejoin,
+)
 from actors.settlement import Settlement
 from engine.domain.run import RunContext, Verdict
 from engine.domain.task import Task
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.runs import Claimed, Completion, Failure, Hold, Parked, Stale
+from engine.store.runs import Claimed, Completion, Failure, Fenced, Gone, Hold, Parked, Stale
 from engine.store.session import Broken
 from engine.store.timetable import Ended
 from engine.store.transport import Lane
@@ -37,12 +51,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from actors.identity import Identity
+    from actors.memory import RecentEnds
     from actors.messages import CatalogInbox, StatsInbox
     from actors.running import BodyEnd, Host
     from actors.threads import ThreadCall, Threads
     from engine.config import Config
     from engine.domain.task import Definition
     from engine.runtime import Mailbox, Reply
+    from engine.store.retelling import Adoption
     from engine.store.runs import ClaimReply, Entry
     from engine.store.store import Store
 
@@ -72,15 +88,17 @@ class Consumer(Actor[ConsumerInbox]):
         tasks: Mapping[str, Task],
         functions: Mapping[tuple[str, str], Callable[..., Any]],
         threads: Threads,
+        recent: RecentEnds,
         catalog: Mailbox[CatalogInbox],
         stats: Mailbox[StatsInbox],
         host: Host | None = None,
         draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
+        self._worker_id = identity.worker_id
         self._declared, self._functions = tasks, functions
         self._tasks: Mapping[str, Task] = tasks
-        self._threads, self._catalog, self._stats = threads, catalog, stats
+        self._threads, self._recent, self._catalog, self._stats = threads, recent, catalog, stats
         self._in_flight = InFlight(config.concurrent_tasks)
         self._overdue = 0
         self._host = host or OwnLoop()
@@ -95,12 +113,17 @@ class Consumer(Actor[ConsumerInbox]):
         """Take over the threads of a former life, then read."""
         self._catalog.tell(CatalogAsked())
         self._settlement = Settlement(
-            store=self._store, worker=self._identity.key, stats=self._stats, on_settled=self._settled
+            store=self._store,
+            worker=self._identity.key,
+            stats=self._stats,
+            recent=self._recent,
+            on_settled=self._in_flight.remove,
         )
         self._intake = Intake(
             store=self._store,
             worker=self._identity.key,
             block_ms=self._config.stream_block_ms,
+            capacity=self._config.concurrent_tasks,
         )
         await self.context.nursery.start(self._execute)
         for call in self._threads.still_going():
@@ -110,7 +133,7 @@ class Consumer(Actor[ConsumerInbox]):
             self._begin_drain()
         if self._config.concurrent_tasks > 0:
             self._bodies.start_soon(self._read)
-        self._show()
+        self.context.doing(self._doing)
 
     async def _execute(self, *, task_status: trio.TaskStatus[None]) -> None:
         """The reader, the bodies it starts, and the telling of their ends, which goes on until the last has ended."""
@@ -138,6 +161,8 @@ class Consumer(Actor[ConsumerInbox]):
                 self._stop(message.cancelled, Stop.CANCELLED)
             case LeasesInDanger():
                 self._stop_all(Stop.DANGER)
+            case RunsRemembered():
+                message.reply.send(self._remembered(message.sure_until_s))
             case Drain():
                 self._begin_drain()
                 self.context.nursery.start_soon(self._answer_when_drained, message.reply)
@@ -146,13 +171,13 @@ class Consumer(Actor[ConsumerInbox]):
 
     def _learn(self, catalog: Mapping[str, Definition]) -> None:
         """What this process declares it runs by its own code; what was made at run time, if it knows the function."""
-        known = dict(self._declared)
+        dynamic: dict[str, Task] = {}
         for task_id, definition in catalog.items():
-            if task_id not in known and definition.dynamic:
+            if definition.dynamic and task_id not in self._declared:
                 function = self._functions.get((definition.group, definition.function))
                 if function is not None:
-                    known[task_id] = Task(definition, function)
-        self._tasks = known
+                    dynamic[task_id] = Task(definition, function)
+        self._tasks = {**dynamic, **self._declared} if dynamic else self._declared
 
     def _stop(self, members: frozenset[tuple[str, int]], why: Stop) -> None:
         for run_id, fence in members:
@@ -170,6 +195,10 @@ class Consumer(Actor[ConsumerInbox]):
         for run in self._in_flight:
             run.tell_to_stop(why)
         self._in_flight.note_change()
+
+    def _remembered(self, sure_until_s: float) -> list[Adoption]:
+        ended = self._recent.remembered(now_s=self.context.clock.monotonic(), sure_until_s=sure_until_s)
+        return adoptions(self._in_flight, ended, exists=self._tasks, config=self._config)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -198,22 +227,38 @@ class Consumer(Actor[ConsumerInbox]):
             return
 
     async def _recover(self) -> None:
-        """Release what an earlier connection or an earlier Consumer read and never claimed."""
+        """Release what an earlier connection or an earlier Consumer read and never claimed.
+
+        What an earlier Consumer claimed and never heard of goes back too: the answer came after its crash.
+        """
+        runs, worker = self._store.runs, self._identity.key
         await self._store.transport.unblock(Lane.RUNS)
-        await self._store.runs.make_groups()
-        pending = await self._store.runs.unclaimed(self._identity.key)
-        await self._store.runs.release(pending)  # the entries of runs in progress are kept
+        await runs.make_groups()
+        pending = await runs.unclaimed(worker)
+        replies = await runs.release(pending)  # the entries of runs in progress are kept
+        kept = [entry.run_id for entry, reply in zip(pending, replies, strict=True) if reply == "kept"]
+        unknown = [run_id for run_id in kept if not self._in_flight.has(run_id)]
+        if unknown:
+            await runs.hand_back(worker, await runs.held(worker, unknown, self.context.new_id()))
 
     async def _take(self, entries: list[Entry]) -> None:
         if self._intake.closed:
             await self._store.runs.release(entries)
             return
-        room = self._in_flight.room
-        crowded = [entry for entry in entries if not self._in_flight.admits(entry.run_id)]
-        startable = [entry for entry in entries if entry not in crowded]
-        wanted, excess = startable[:room], startable[room:]
-        unknown = [entry for entry in wanted if entry.task_id not in self._tasks]
-        known = [entry for entry in wanted if entry.task_id in self._tasks]
+        with trio.move_on_after(PAUSE_S):  # of a run that this worker has just handed back, Redis knows before it does
+            await self._in_flight.wait_until(lambda: not any(self._in_flight.ends(one.run_id) for one in entries))
+        room, tasks = self._in_flight.room, self._tasks
+        known: list[Entry] = []
+        unknown: list[Entry] = []
+        excess: list[Entry] = []
+        crowded: list[Entry] = []
+        for entry in entries:
+            if not self._in_flight.admits(entry.run_id):
+                crowded.append(entry)
+            elif len(known) + len(unknown) >= room:
+                excess.append(entry)
+            else:
+                (known if entry.task_id in tasks else unknown).append(entry)
         if excess:
             await self._store.runs.release(excess)
         if crowded:
@@ -239,21 +284,40 @@ class Consumer(Actor[ConsumerInbox]):
                     assert_never(reply)
 
     async def _claim(self, entries: list[Entry]) -> None:
-        token, tasks = self.context.new_id(), self._tasks  # a task may go while Redis answers
-        lease_ms = round(self._config.run_lease_s * 1000)
-        replies = await insist(
-            self._store.transport,
-            lambda: self._store.runs.claim(self._identity.key, token, entries, lease_ms=lease_ms),
-        )
-        for entry, reply in zip(entries, replies, strict=True):
-            self._start(entry, reply, tasks[entry.task_id], token)
-        self._show()
+        """Claim, and start what is granted, unless the answer took so long that the lease may have ended by now.
 
-    def _start(self, entry: Entry, reply: ClaimReply, task: Task, token: str) -> None:
+        Repeated until Redis answers. From a drain on it is not: what was read is released, and what may have been
+        granted unheard is handed back, rather than claimed when nobody is left to hear of it.
+
+        Raises:
+            RedisUnavailable: this worker drains, and it is not known what Redis has granted.
+        """
+        token, tasks = self.context.new_id(), self._tasks  # a task may go while Redis answers
+        lease_s, clock, transport = self._config.run_lease_s, self.context.clock, self._store.transport
+        while True:
+            asked_s = clock.monotonic()  # anew each time: what is asked for again holds a whole lease again
+            try:
+                replies = await self._store.runs.claim(
+                    self._identity.key, token, entries, lease_ms=round(lease_s * 1000)
+                )
+                break
+            except RedisUnavailable:
+                await trio.sleep(PAUSE_S)
+                await transport.wait_up()
+                if self._intake.closed:
+                    raise
+        late = clock.monotonic() - asked_s >= lease_s * SAFE_SHARE
+        for entry, reply in zip(entries, replies, strict=True):
+            self._start(entry, reply, tasks[entry.task_id], token, late=late)
+
+    def _start(self, entry: Entry, reply: ClaimReply, task: Task, token: str, *, late: bool) -> None:
         match reply:
             case Claimed():
                 run = self._running(reply, task, token)
                 self._in_flight.add(run)
+                if late:
+                    log.warning("Run %s is given back: its claim was answered too late", run.run_id)
+                    run.tell_to_stop(Stop.DANGER)
                 self._bodies.start_soon(self._run, run, name=run.run_id)
             case Ended(verdict, reason):
                 log.info("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
@@ -269,7 +333,7 @@ class Consumer(Actor[ConsumerInbox]):
             claimed=claimed,
             task=task,
             hold=Hold(claimed.run_id, claimed.fence, token),
-            last_delivery=0 < claimed.deliveries == self._config.max_deliveries - 1,
+            last_delivery=claimed.deliveries >= max(1, self._config.max_deliveries - 1),
             context=RunContext(
                 run_id=claimed.run_id,
                 task_id=claimed.task_id,
@@ -278,7 +342,7 @@ class Consumer(Actor[ConsumerInbox]):
                 slot_ms=claimed.slot_ms,
                 attempt=claimed.attempt,
                 fence=claimed.fence,
-                worker_id=self._identity.worker_id,
+                worker_id=self._worker_id,
             ),
         )
 
@@ -288,9 +352,12 @@ class Consumer(Actor[ConsumerInbox]):
         """One run, from its claim to its verdict."""
         try:
             await self._wait_alone(run)
+            if run.claimed.deliveries > 0 and run.stop is None:
+                await self._begin(run)
             if run.task.definition.dynamic:
                 await self._look_again(run)
-            run.started_s, run.started_ms = self.context.clock.monotonic(), self.context.clock.redis_ms()
+            run.started_s = self.context.clock.monotonic()
+            run.started_ms = self.context.clock.redis_ms_at(run.started_s)
             end = Stopped() if run.stop is not None else await perform(run, self._threads, self._host)
         except trio.Cancelled:
             if run.cancellable:
@@ -302,15 +369,10 @@ class Consumer(Actor[ConsumerInbox]):
         await self._end(call.running, await rejoin(call))
 
     async def _end(self, run: Running, end: BodyEnd) -> None:
-        duration_s = self.context.clock.monotonic() - run.started_s
-        decision = report(
-            run,
-            end,
-            self._config,
-            worker=self._identity.worker_id,
-            duration_s=duration_s,
-            now_ms=self.context.clock.redis_ms(),
-        )
+        clock = self.context.clock
+        now_s = clock.monotonic()
+        duration_s, now_ms = now_s - run.started_s, clock.redis_ms_at(now_s)
+        decision = report(run, end, self._config, worker=self._worker_id, duration_s=duration_s, now_ms=now_ms)
         match end:
             case Returned(error) if error is not None:
                 name = f"{run.context.group}/{run.context.name}"
@@ -339,7 +401,6 @@ class Consumer(Actor[ConsumerInbox]):
         name = f"{run.context.group}/{run.context.name}"
         log.error("Task %s timed out; run %s holds its slot until its thread returns", name, run.run_id)
         self._overdue += 1
-        self._show()
         await self._settlement.abandon(verdict)
         await call.done.wait()
         self._overdue -= 1
@@ -376,6 +437,12 @@ class Consumer(Actor[ConsumerInbox]):
         log.warning("Run %s must run alone, and is given back: %s", run.run_id, Stop.CROWDED.value)
         run.tell_to_stop(Stop.CROWDED)
 
+    async def _begin(self, run: Running) -> None:
+        """From here on the loss of this worker counts against a run whose workers were lost before."""
+        reply = await insist(self._store.transport, lambda: self._store.runs.begin(self._identity.key, run.hold))
+        if isinstance(reply, Fenced | Gone):
+            run.tell_to_stop(Stop.LOST)
+
     async def _give_back(self, run: Running) -> None:
         """The Consumer itself ends: this body has ended, and other workers need not wait for the lease."""
         with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_S):
@@ -385,10 +452,6 @@ class Consumer(Actor[ConsumerInbox]):
                 await self._store.runs.hand_back(self._identity.key, [run.hold])
             except RedisUnavailable:
                 log.warning("Run %s could not be handed back; its lease ends it", run.run_id)
-
-    def _settled(self, run: Running) -> None:
-        self._in_flight.remove(run)
-        self._show()
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
@@ -415,8 +478,8 @@ class Consumer(Actor[ConsumerInbox]):
             log.warning("Run %s is still going and keeps its lease until this process ends", run.run_id)
         self._drained.set()
 
-    def _show(self) -> None:
+    def _doing(self) -> str:
         names = ", ".join(run.claimed.task_id for run in islice(self._in_flight, 5))
         overdue = f", {self._overdue} of them timed out in threads that go on" if self._overdue else ""
         text = f"{len(self._in_flight)}/{self._config.concurrent_tasks} runs{overdue}"
-        self.context.doing(f"{text}: {names}" if names else text)
+        return f"{text}: {names}" if names else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, assert_never, final
 
-from actors.agenda import WINDOW_MS, Agenda, enrolments, plan
+from actors.agenda import WINDOW_MS, Agenda, enrolments, passing, plan
 from actors.messages import (
     CatalogAsked,
     CatalogRead,
@@ -21,6 +21,7 @@ from actors.messages import (
 )
 from actors.outage import PAUSE_S
 from actors.timer import Timer
+from engine.domain.names import task_of
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
 from engine.store.election import Lost
@@ -66,6 +67,10 @@ class Coordinator(Actor[CoordinatorInbox]):
         """The catalog that ``due`` was brought in line with in this term."""
         self._outdated: CatalogRead | None = None
         """The catalog of which Redis says that there is a newer one, which will be read."""
+        self._broken: set[str] = set()
+        """Tasks and runs that cannot be scheduled, of which the log was told."""
+        self._beyond = False
+        """Something in ``due`` lies beyond all instants."""
 
     async def started(self) -> None:
         """Wait for a term."""
@@ -106,7 +111,9 @@ class Coordinator(Actor[CoordinatorInbox]):
             return False
         self._renewed_at_s = max(self._renewed_at_s, message.renewed_at_s)
         minimum_ms = message.answer.minimum_ms
-        if minimum_ms is None:
+        if message.answer.beyond:
+            self._beyond = True
+        elif minimum_ms is None:
             if self._catalog_read is None or not self._catalog_read.tasks:
                 return False
             self._in_line = None  # there are tasks, and none is due: Redis has lost ``due``
@@ -141,12 +148,23 @@ class Coordinator(Actor[CoordinatorInbox]):
             await self._enroll(term, catalog)
         if self._agenda.horizon_ms <= self._now_ms():
             horizon_ms = self._now_ms() + WINDOW_MS
-            self._agenda.load(await self._store.timetable.window(horizon_ms), horizon_ms)
+            window, all_ours = await self._store.timetable.look(horizon_ms)
+            if self._beyond or not all_ours:
+                await self._tidy(term, catalog)
+                window = await self._store.timetable.window(horizon_ms)
+            self._agenda.load(window, horizon_ms)
         due = self._agenda.take(self._now_ms())
         if due:
             await self._publish(term, catalog.tasks, due)
         self._timer.after((self._agenda.first_ms - self._now_ms()) / 1000)
         self.context.doing(f"scheduling {len(catalog.tasks)} tasks")
+
+    async def _tidy(self, term: Term, catalog: CatalogRead) -> None:
+        """Somebody else wrote into ``due``: take it out of the way, and schedule anew what was lost by it."""
+        await self._may_write(term)
+        await self._store.timetable.tidy()
+        self._beyond = False
+        await self._enroll(term, catalog)
 
     async def _may_write(self, term: Term) -> None:
         """Before each write: is the last renewal younger than two thirds of the lease? If not, renew first.
@@ -180,6 +198,7 @@ class Coordinator(Actor[CoordinatorInbox]):
         Not done (to be repeated) when Redis says that this process's estimate of its time was wrong.
         """
         timetable, default = self._store.timetable, self._config.allow_parallel
+        await self._pass_retold(term, catalog)
         known, passed_ms = await timetable.tasks(), await timetable.passed_ms()
         new, moved = enrolments(catalog.tasks, known, self._now_ms(), passed_ms=passed_ms, allow_parallel=default)
         self._agenda.forget()
@@ -203,6 +222,22 @@ class Coordinator(Actor[CoordinatorInbox]):
         if new or moved:
             log.info("Scheduled %d new task(s), rescheduled %d", len(new), len(moved))
         self._in_line = catalog
+
+    async def _pass_retold(self, term: Term, catalog: CatalogRead) -> None:
+        """Move tasks past the slots whose runs Redis had forgotten and was told of, before they are published again."""
+        timetable = self._store.timetable
+        latest_ms = self._now_ms() + WINDOW_MS  # none is told of before its slot
+        retold = {run_id: slot_ms for run_id, slot_ms in (await timetable.retold()).items() if slot_ms <= latest_ms}
+        if not retold:
+            return
+        while moves := passing(catalog.tasks, await timetable.tasks(), retold):
+            replies = await self._move(term, moves)
+            stuck = {move.task_id for move, reply in replies if not isinstance(reply, Done | Moved)}
+            retold = {run_id: slot_ms for run_id, slot_ms in retold.items() if task_of(run_id) not in stuck}
+        await self._may_write(term)
+        await timetable.strike(
+            term.value, {run: at_ms for run, at_ms in retold.items() if task_of(run) in catalog.tasks}
+        )
 
     async def _move(self, term: Term, moves: list[Move]) -> list[tuple[Move, MoveReply]]:
         """If one was early, the clock is corrected then, and what is known of ``due`` may be wrong."""
@@ -257,6 +292,7 @@ class Coordinator(Actor[CoordinatorInbox]):
     def _note(self, slot: Slot, reply: Published | Skipped | Early | Moved | Broken, now_ms: int) -> None:
         match reply:
             case Published() | Skipped():
+                self._broken.discard(slot.task_id)
                 if slot.next_ms is not None:
                     self._agenda.add(Due(slot.task_id, slot.next_ms, is_run=False))
                 if isinstance(reply, Skipped):
@@ -282,20 +318,25 @@ class Coordinator(Actor[CoordinatorInbox]):
     def _note_run(self, item: Due, reply: Queued | Ended | Early | Moved | Broken) -> None:
         match reply:
             case Queued() | Moved():
-                pass
+                self._broken.discard(item.id)
             case Ended(verdict, reason):
                 log.info("Run %s is not tried again: %s (%s)", item.id, verdict, reason)
             case Early(redis_ms):
                 self._correct(redis_ms)
                 self._agenda.add(item)
             case Broken(why):
-                log.error("Run %s cannot be queued: a key of it is broken: %s", item.id, why)
+                if item.id not in self._broken:
+                    self._broken.add(item.id)
+                    log.error("Run %s cannot be queued: a key of it is broken: %s", item.id, why)
                 self._agenda.leave(item)
             case _:
                 assert_never(reply)
 
     def _complain(self, task_id: str, broken: Broken) -> None:
-        log.error("Task %s cannot be scheduled: a key of it is broken: %s", task_id, broken.why)
+        """Once, until it is scheduled again."""
+        if task_id not in self._broken:
+            self._broken.add(task_id)
+            log.error("Task %s cannot be scheduled: a key of it is broken: %s", task_id, broken.why)
 
     def _correct(self, redis_ms: int) -> None:
         """Redis is behind what this process took for its time."""

@@ -39,6 +39,11 @@ class Declared:
         self.extras_digest = ""
         """Of the dynamic ones that were declared last; empty when there were none."""
 
+    @property
+    def own(self) -> dict[str, Declaration]:
+        """Digest -> what code declares here: what nobody in this process needs to read."""
+        return {self.code_digest: self.code}
+
     def extras(self) -> Declaration:
         """The dynamic ones, as they are now."""
         found = tuple(task.definition for group in self._groups for task in group.declared if task.dynamic)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import traceback
+from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, TypeAlias
 
 from actors.running import Returned, Stop, Stopped, TimedOut
@@ -29,8 +29,12 @@ def report(running: Running, end: BodyEnd, config: Config, *, worker: str, durat
     """Decide what Redis is told. ``now_ms`` is Redis time at the end of the body."""
 
     def story(outcome: str, error: str = "") -> str:
-        line = {"attempt": running.claimed.attempt, "worker": worker, "started_ms": running.started_ms}
-        return json.dumps({**line, "duration_s": round(duration_s, 6), "outcome": outcome, "error": error})
+        facts = (
+            f'{{"attempt": {running.claimed.attempt}, "worker": {quoted(worker)}, "started_ms": {running.started_ms}'
+        )
+        return (
+            f'{facts}, "duration_s": {round(duration_s, 6)}, "outcome": {quoted(outcome)}, "error": {quoted(error)}}}'
+        )
 
     def complete(verdict: Verdict, reason: Reason | None = None, error: str = "") -> Completion:
         why = reason.value if reason else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never, final
 
 import trio
@@ -12,12 +13,16 @@ from actors.messages import (
     CountsAsked,
     Drain,
     HeartbeatInbox,
+    HistoryDoubted,
     LeasesInDanger,
     Refresh,
     RunsAsked,
+    SeatVacated,
     StopRuns,
 )
 from actors.outage import PAUSE_S
+from actors.retelling import Known, Reteller
+from actors.running import SAFE_SHARE
 from actors.timer import Timer
 from engine.errors import AskTimeout, RedisUnavailable
 from engine.runtime import Actor
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
 
     from actors.declared import Declared
     from actors.identity import Identity
-    from actors.messages import CatalogInbox, ConsumerInbox, StatsInbox
+    from actors.messages import CatalogInbox, ConsumerInbox, LeaderInbox, StatsInbox
     from engine.config import Config
     from engine.runtime import Mailbox
     from engine.store.leases import Beat as Answer
@@ -50,6 +55,9 @@ class Heartbeat(Actor[HeartbeatInbox]):
     Owns nothing: it asks the Consumer for its runs before each beat, so a restart loses nothing. While the Consumer is
     being restarted the runs last heard of are kept; a lease that should not be there ends by itself. Before its first
     beat it asks until it is told, for a lease at most: a beat without them would let the leases of a former life end.
+
+    When Redis goes on with another history than before, it first tells it what this worker remembers. A restart forgets
+    who was present then, so that nobody is waited for but those whom Redis remembers.
     """
 
     def __init__(
@@ -64,29 +72,41 @@ class Heartbeat(Actor[HeartbeatInbox]):
         consumer: Mailbox[ConsumerInbox],
         catalog: Mailbox[CatalogInbox],
         stats: Mailbox[StatsInbox],
+        leader: Mailbox[LeaderInbox] | None,
         draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity, self._declared = config, store, identity, declared
         self._snapshot, self._started_ms = snapshot, started_ms
-        self._consumer, self._catalog, self._stats = consumer, catalog, stats
+        self._consumer, self._catalog, self._stats, self._leader = consumer, catalog, stats, leader
         self._lease_s = config.run_lease_s
         self._held: list[tuple[str, int]] = []
         self._told = False
         self._counts: Mapping[str, int] = {}
         self._draining = draining
         self._safe_until_s = float("inf")
-        self._seen_ms = 0
         self._version: int | None = None
+        self._known = Known(sure_until_s=float("-inf"), seen_ms=0)
+        self._roster = -1
+        self._recovering_until_s = float("-inf")
+        """Until then others may not have told yet, and Redis may not know them."""
+
+        self._reteller = Reteller(
+            store=store, identity=identity, lease_s=self._lease_s, consumer=consumer, catalog=catalog
+        )
 
     async def started(self) -> None:
-        """Beat at once."""
+        """Beat at once. A former life may have beaten last a third of a lease before its end, and this one came a sixth
+        after it at most.
+        """
+        self._safe_until_s = self.context.clock.monotonic() + self._lease_s * (SAFE_SHARE - 1 / 3 - 1 / 6)
         self._timer = Timer[HeartbeatInbox](self.context, Beat())
         self._timer.after(0)
+        self.context.nursery.start_soon(self._watch_history)
 
     async def receive(self, message: HeartbeatInbox) -> None:
         """Beat when it is time; from a drain on, say that this worker takes no more work."""
         match message:
-            case Beat():
+            case Beat() | HistoryDoubted():
                 await self._beat()
             case Drain():
                 self._draining = True
@@ -97,9 +117,9 @@ class Heartbeat(Actor[HeartbeatInbox]):
 
     async def stopping(self) -> None:
         """Leave no presence behind, if nothing of this worker is left."""
-        if self._seen_ms and self._store.transport.is_up():
+        if self._known.seen_ms and self._store.transport.is_up():
             try:
-                await self._store.leases.bury(self._identity.key, seen_ms=self._seen_ms)
+                await self._store.leases.bury(self._identity.key, seen_ms=self._known.seen_ms)
             except RedisUnavailable:
                 log.debug("Redis is gone; the leader will bury this worker")
 
@@ -110,12 +130,19 @@ class Heartbeat(Actor[HeartbeatInbox]):
         details = await self._details()
         sent_at_s = self.context.clock.monotonic()
         answer = await self._tell(details, until_s=max(self._safe_until_s, sent_at_s + self._lease_s / 12))
+        if answer is not None and (not answer.history or answer.history != self._store.history.told):
+            told = await self._retell()
+            self._cut_off()
+            self._timer.after(0 if told else min(interval_s, PAUSE_S))
+            return
         if answer is None:
             self._cut_off()
             self._timer.after(min(interval_s, PAUSE_S))
             return
-        self._safe_until_s = sent_at_s + self._lease_s * 5 / 6
+        self._safe_until_s = sent_at_s + self._lease_s * SAFE_SHARE
         self._note(answer, sent_at_s)
+        if answer.roster != self._roster:
+            await self._read_roster(answer.roster)
         self.context.doing(f"keeping {len(self._held)} leases")
         self._timer.after(interval_s - (self.context.clock.monotonic() - started_s))
 
@@ -132,10 +159,52 @@ class Heartbeat(Actor[HeartbeatInbox]):
                     lease_ms=round(self._lease_s * 1000),
                     details=details,
                     draining=self._draining,
+                    history=self._store.history.told,
                 )
             except RedisUnavailable:
                 pass
         return None
+
+    # -- another history ------------------------------------------------------------------------------------------
+
+    async def _watch_history(self) -> None:
+        """A new connection found another history: do not wait for the next beat."""
+        while True:
+            await self._store.history.doubt()
+            self._timer.after(0)
+            await self._store.history.certainty()
+
+    async def _retell(self) -> bool:
+        """Tell Redis what this worker remembers; True when it goes on in that history."""
+        try:
+            history_id = await self._store.retelling.enter()
+            told = await self._reteller.tell(
+                history_id, self._known, self.context.clock, patience_s=self._lease_s / ASKS_IN_A_LEASE
+            )
+        except (RedisUnavailable, AskTimeout):
+            return False
+        if told:
+            self._version, self._roster = None, -1
+            if self._known.workers:
+                self._recovering_until_s = self.context.clock.monotonic() + self._lease_s
+            if self._leader is not None:
+                self._leader.tell(SeatVacated())
+        return told
+
+    async def _read_roster(self, roster: int) -> None:
+        """Somebody came or went: know who is there, for when Redis forgets it."""
+        try:
+            workers = await self._store.leases.workers()
+        except RedisUnavailable:
+            return
+        present = frozenset(worker.worker for worker in workers)
+        if self.context.clock.monotonic() < self._recovering_until_s:
+            present |= self._known.workers  # if all is forgotten once more they are waited for still
+        else:
+            self._roster = roster
+        self._known = replace(self._known, workers=present)
+
+    # -- runs and presence ----------------------------------------------------------------------------------------
 
     async def _ask_for_runs(self) -> None:
         for _ in range(1 if self._told else ASKS_IN_A_LEASE):
@@ -150,7 +219,13 @@ class Heartbeat(Actor[HeartbeatInbox]):
     def _note(self, answer: Answer, sent_at_s: float) -> None:
         clock = self.context.clock
         clock.saw_redis_ms(answer.redis_ms, sent=sent_at_s, received=clock.monotonic())
-        self._seen_ms = answer.redis_ms
+        self._known = replace(
+            self._known,
+            sure_until_s=sent_at_s,
+            seen_ms=answer.redis_ms,
+            beats=answer.beats,
+            passed_ms=answer.passed_ms,
+        )
         if self._version is None:
             self._catalog.tell(Refresh(None))  # now that this worker is present, strangers see each other
         elif answer.version != self._version:

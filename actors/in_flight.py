@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from actors.running import Phase
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from actors.running import Running
 
@@ -42,6 +44,14 @@ class InFlight:
         """How many more may be claimed."""
         return 0 if self._lone else self._capacity - len(self._runs)
 
+    def has(self, run_id: str) -> bool:
+        """Is it here, under whatever fence?"""
+        return run_id in self._runs
+
+    def ends(self, run_id: str) -> bool:
+        """Has its body ended here, and is Redis being told?"""
+        return run_id in self._runs and self._runs[run_id].phase is Phase.ENDED
+
     def find(self, run_id: str, fence: int) -> Running | None:
         """The run, if it is here under this fence."""
         run = self._runs.get(run_id)
@@ -57,12 +67,15 @@ class InFlight:
         if run.last_delivery:
             self._lone.append(run)
 
-    def remove(self, run: Running) -> None:
-        """It has ended, and Redis knows."""
-        del self._runs[run.run_id]
-        if run.last_delivery:
-            self._lone.remove(run)
-        self._kept_away = {run_id: left for run_id, others in self._kept_away.items() if (left := others - {run})}
+    def remove(self, runs: Sequence[Running]) -> None:
+        """They have ended, and Redis knows."""
+        for run in runs:
+            del self._runs[run.run_id]
+            if run.last_delivery:
+                self._lone.remove(run)
+        if self._kept_away:
+            gone = frozenset(runs)
+            self._kept_away = {run_id: left for run_id, others in self._kept_away.items() if (left := others - gone)}
         self.note_change()
 
     def is_alone(self, run: Running) -> bool:

@@ -25,10 +25,14 @@ class Intake:
     ends the wait and lets the reader take what came.
     """
 
-    def __init__(self, *, store: Store, worker: str, block_ms: int) -> None:
+    def __init__(self, *, store: Store, worker: str, block_ms: int, capacity: int) -> None:
         self._store, self._worker, self._block_ms = store, worker, block_ms
+        self._at_once = max(1, capacity // 2)
+        """As many are read at once at most: while bodies of one half run, Redis works for the other."""
         self._offered = 0
         self._quiet = False
+        self._high_flows = True
+        """There were entries of the high stream at the last look, or may have been before the first."""
         self.closed = False
         """No more reading; what is still read is to be released."""
         self.finished = trio.Event()
@@ -49,13 +53,18 @@ class Intake:
         return entries
 
     async def _read_now(self, room: int) -> list[Entry]:
-        low_first = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY
+        room = min(room, self._at_once)
+        eighths = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY
+        low_first = eighths if self._high_flows else 0  # or the low stream gets all of it anyway
         entries: list[Entry] = []
         for priority, count in (("low", low_first), ("high", room), ("low", room)):
             if count > 0 and len(entries) < room:
-                entries += await self._store.runs.read(
+                found = await self._store.runs.read(
                     self._worker, priorities=(priority,), count=min(count, room - len(entries)), block_ms=None
                 )
+                entries += found
+                if priority == "high":
+                    self._high_flows = bool(found)
         return entries
 
     def close(self) -> None:

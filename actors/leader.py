@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, assert_never, final
 from actors.messages import (
     Campaign,
     Drain,
+    HistoryDoubted,
     LeaderInbox,
     LeadershipEnded,
     LeadershipTaken,
@@ -21,13 +22,13 @@ from actors.outage import PAUSE_S
 from actors.timer import Timer
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.election import Elected, Held, Lost
+from engine.store.election import Elected, Held, Lost, OtherHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.identity import Identity
-    from actors.messages import CatalogInbox, CoordinatorInbox, ReconcilerInbox
+    from actors.messages import CatalogInbox, CoordinatorInbox, HeartbeatInbox, ReconcilerInbox
     from actors.predecessor import Predecessor
     from engine.config import Config
     from engine.runtime import Mailbox
@@ -52,15 +53,20 @@ class Leader(Actor[LeaderInbox]):
         coordinator: Mailbox[CoordinatorInbox],
         reconciler: Mailbox[ReconcilerInbox],
         catalog: Mailbox[CatalogInbox],
+        heartbeat: Mailbox[HeartbeatInbox],
         on_change: Callable[[bool], None],
         predecessor: Predecessor,
         draining: bool = False,
     ) -> None:
         self._config, self._store, self._identity = config, store, identity
         self._coordinator, self._reconciler, self._catalog = coordinator, reconciler, catalog
+        self._heartbeat = heartbeat
         self._on_change, self._predecessor = on_change, predecessor
         self._lease_s = config.leader_lease_s
         self._term: Term | None = None
+        self._in_doubt = False
+        """It stood for election and does not know whether it was elected."""
+
         self._renewed_at_s = 0.0
         self._draining = draining
 
@@ -115,8 +121,10 @@ class Leader(Actor[LeaderInbox]):
             self.context.doing("waiting until fastapi-task-manager schedules no longer")
             return wait_s
         sent_at_s = self.context.clock.monotonic()
-        lease_ms = round(self._lease_s * 1000)
-        match await self._store.election.elect(self._identity.key, self._nonce, lease_ms=lease_ms):
+        lease_ms, history, self._in_doubt = round(self._lease_s * 1000), self._store.history.told, True
+        answer = await self._store.election.elect(self._identity.key, self._nonce, lease_ms=lease_ms, history=history)
+        self._in_doubt = False
+        match answer:
             case Elected() as won:
                 self._saw(won.redis_ms, sent_at_s)
                 self._term, self._renewed_at_s = Term(value=won.value, lease_s=self._lease_s), sent_at_s
@@ -127,6 +135,10 @@ class Leader(Actor[LeaderInbox]):
             case Held() as held:
                 self.context.doing(f"following {held.worker}")
                 return min(self._config.leader_retry_interval, held.left_ms / 1000 + 0.001)
+            case OtherHistory():
+                self.context.doing("waiting until Redis knows what this worker remembers")
+                self._heartbeat.tell(HistoryDoubted())
+                return PAUSE_S
 
     async def _renew(self, term: Term) -> float:
         sent_at_s = self.context.clock.monotonic()
@@ -151,12 +163,15 @@ class Leader(Actor[LeaderInbox]):
         """Give up the term in one round trip; if Redis does not answer, the lease ends it."""
         self._draining = True
         self._timer.stop()
-        if self._term is None:
+        if self._term is not None:
+            value, self._term = self._term.value, None
+            self._tell_all(LeadershipEnded())
+        elif self._in_doubt:
+            value, self._in_doubt = f"{self._identity.key}::{self._nonce}", False
+        else:
             return
-        term, self._term = self._term, None
-        self._tell_all(LeadershipEnded())
         try:
-            await self._store.election.resign(term.value)
+            await self._store.election.resign(value)
         except RedisUnavailable as lost:
             log.warning("Worker %s could not release leadership: %s", self._identity.worker_id, lost.reason)
         else:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     import trio
 
+    from engine.store.transport import Transport
+
 
 @final
 class LinkKeeper(Actor[Any]):
@@ -19,12 +21,17 @@ class LinkKeeper(Actor[Any]):
     Losing Redis is a state of the transport, not a crash of this actor. Its restart drops and reopens all connections.
     """
 
-    def __init__(self, services: Sequence[Callable[..., Awaitable[None]]], label: str) -> None:
-        self._services, self._label = services, label
+    def __init__(self, services: Sequence[Callable[..., Awaitable[None]]], label: str, transport: Transport) -> None:
+        self._services, self._label, self._transport = services, label, transport
 
     async def started(self) -> None:
         """Start them; they live in this actor's nursery."""
         nursery: trio.Nursery = self.context.nursery
         for service in self._services:
             await nursery.start(service)
-        self.context.doing(self._label)
+        self.context.doing(self._say)
+
+    def _say(self) -> str:
+        """Where Redis is, and what is wrong with it."""
+        trouble = self._transport.statistics().trouble
+        return f"{self._label}; {trouble}" if trouble else self._label

@@ -7,12 +7,14 @@ each role is a closed union, at the end: a new message type is a type error in t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
 from engine.domain.task import Definition
 from engine.runtime import Reply
 from engine.store.election import Renewed
+from engine.store.retelling import Adoption, Tables
 from engine.store.timetable import Due
 
 
@@ -37,7 +39,10 @@ class Campaign:
 @final
 @dataclass(frozen=True, slots=True)
 class SeatVacated:
-    """The leader resigned. Catalog -> Leader, as soon as the event is heard."""
+    """Somebody can lead now. Catalog -> Leader, as soon as the event of a resignation is heard.
+
+    Heartbeat -> Leader, when Redis has been told all that this worker remembers.
+    """
 
 
 @final
@@ -88,7 +93,7 @@ class WriteRefused:
 @final
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Read the catalog if its version is not this one. Heartbeat, Leader, Catalog's own reader -> Catalog."""
+    """Read the catalog if its version is not this one. Heartbeat, Consumer, Catalog's own reader -> Catalog."""
 
     version: int | None
     """None: read it in any case."""
@@ -103,7 +108,7 @@ class CatalogRead:
     tasks: Mapping[str, Definition]
     """Task id -> definition, of every task that some live set or a dynamic definition has."""
 
-    sets: Mapping[str, frozenset[str]]
+    sets: Mapping[str, AbstractSet[str]]
     """Digest of a declared set -> ids of its tasks."""
 
     functions: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -222,6 +227,44 @@ class Beat:
     """Renew leases and presence. Heartbeat -> itself, by its timer."""
 
 
+# -- When Redis forgets ---------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HistoryDoubted:
+    """Redis may go on with another history: look now. Leader, Catalog -> Heartbeat."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunsRemembered:
+    """Which runs has this worker, and which had it lately? Heartbeat -> Consumer, when Redis may have forgotten."""
+
+    sure_until_s: float
+    """Monotonic instant up to which Redis went on with the history of before: what it refused by then, it refused."""
+
+    reply: Reply[list[Adoption]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The catalog as a worker last read it, in the history of before."""
+
+    tables: Tables
+    tasks: Mapping[str, Definition]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CatalogRemembered:
+    """Which tasks and pauses were there? Heartbeat -> Catalog, when Redis may have forgotten."""
+
+    reply: Reply[Remembered | None]
+    """None: it was never read."""
+
+
 # -- Stopping -------------------------------------------------------------------------------------------------------
 
 
@@ -235,9 +278,9 @@ class Drain:
 
 
 LeaderInbox: TypeAlias = Campaign | SeatVacated | LeaseRenewed | TermAsked | WriteRefused | Drain
-CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh | CatalogAsked
+CatalogInbox: TypeAlias = LeadershipTaken | LeadershipEnded | Refresh | CatalogAsked | CatalogRemembered
 CoordinatorInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogRead | Woken | Turn
-ConsumerInbox: TypeAlias = CatalogRead | RunsAsked | StopRuns | LeasesInDanger | Drain
+ConsumerInbox: TypeAlias = CatalogRead | RunsAsked | StopRuns | LeasesInDanger | RunsRemembered | Drain
 StatsInbox: TypeAlias = RunsEnded | CountsAsked
 ReconcilerInbox: TypeAlias = LeadershipTaken | LeaseRenewed | LeadershipEnded | CatalogRead | Look
-HeartbeatInbox: TypeAlias = Beat | Drain
+HeartbeatInbox: TypeAlias = Beat | HistoryDoubted | Drain

@@ -14,8 +14,10 @@ from engine.domain.task import Definition
 from engine.errors import MalformedDefinition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
+    from engine.domain.catalog import Declaration
     from engine.store.catalog import Contents, DeclaredSet
 
 log = logging.getLogger("fastapi.task-manager")
@@ -27,7 +29,7 @@ class _Set:
     """A declared set, parsed."""
 
     definitions: Mapping[str, Definition]
-    ids: frozenset[str]
+    ids: AbstractSet[str]
     """Of all its tasks, those that this version does not understand included."""
 
     functions: frozenset[str]
@@ -43,12 +45,19 @@ class Reading:
     it, or a host that knows its time zone, runs it. Its task exists all the same.
     """
 
-    def __init__(self) -> None:
-        self._sets: dict[str, _Set] = {}
+    def __init__(self, own: Mapping[str, Declaration] | None = None) -> None:
+        """``own``: digest -> what this process declares, which need not be read."""
+        self._sets = {digest: _own(declaration) for digest, declaration in (own or {}).items()}
+        self._own = frozenset(self._sets)
         self._dynamic: dict[str, tuple[str, Definition | None]] = {}
         """Task id -> the text, and what it says if this version understands it."""
 
         self._latest: tuple[object, CatalogRead] | None = None
+
+    @property
+    def known(self) -> Collection[str]:
+        """The digests of the sets whose pages it needs no more."""
+        return self._sets.keys()
 
     async def read(self, contents: Contents) -> CatalogRead:
         """Parsed and merged: of a task in several sets, the set first seen latest wins."""
@@ -56,22 +65,23 @@ class Reading:
         shape = (first_seen_ms, contents.dynamic, contents.forgotten, contents.withdrawn)
         if self._latest is not None and self._latest[0] == shape:
             return replace(self._latest[1], version=contents.version)  # with the same tasks: nobody compares them
-        self._sets = {found.digest: self._sets.get(found.digest) or await _parse(found) for found in contents.sets}
+        there = {found.digest: self._sets.get(found.digest) or await _parse(found) for found in contents.sets}
+        self._sets = {digest: one for digest, one in self._sets.items() if digest in self._own} | there
         self._dynamic = await self._kept(contents.dynamic)
         tasks = merge(
-            {digest: (first_seen_ms[digest], one.definitions) for digest, one in self._sets.items()},
+            {digest: (first_seen_ms[digest], one.definitions) for digest, one in there.items()},
             {task_id: definition for task_id, (_, definition) in self._dynamic.items() if definition is not None},
             frozenset(contents.withdrawn + contents.forgotten),
         )
         news = CatalogRead(
             version=contents.version,
             tasks=tasks,
-            sets={digest: one.ids for digest, one in self._sets.items()},
-            functions={digest: one.functions for digest, one in self._sets.items()},
+            sets={digest: one.ids for digest, one in there.items()},
+            functions={digest: one.functions for digest, one in there.items()},
             forgotten=contents.forgotten,
             withdrawn=contents.withdrawn,
-            others=self._not_understood() - tasks.keys(),
-            complete=not any(one.nameless for one in self._sets.values()),
+            others=self._not_understood(there.values()) - tasks.keys(),
+            complete=not any(one.nameless for one in there.values()),
         )
         self._latest = shape, news
         return news
@@ -84,19 +94,24 @@ class Reading:
                 await trio.lowlevel.checkpoint()  # as after each page of a set
         return kept
 
-    def _not_understood(self) -> frozenset[str]:
+    def _not_understood(self, sets: Iterable[_Set]) -> frozenset[str]:
         kept = {task_id for task_id, (_, definition) in self._dynamic.items() if definition is None}
-        return frozenset(kept).union(*(one.ids.difference(one.definitions) for one in self._sets.values()))
+        return frozenset(kept).union(*(one.ids - one.definitions.keys() for one in sets))
 
     def _definition(self, task_id: str, text: str) -> tuple[str, Definition | None]:
         known = self._dynamic.get(task_id)
         if known is not None and known[0] == text:
             return known
         try:
-            return text, Definition.from_json(text)
+            definition = Definition.from_json(text)
         except MalformedDefinition as error:
-            log.warning("The dynamic task %s is not understood by this version: %s", task_id, error)
-            return text, None
+            why = str(error)
+        else:
+            if definition.id == task_id:
+                return text, definition
+            why = f"its definition is that of {definition.id}"
+        log.warning("The dynamic task %.200s is not understood by this version: %.500s", task_id, why)
+        return text, None
 
 
 async def _parse(found: DeclaredSet) -> _Set:
@@ -114,9 +129,16 @@ async def _parse(found: DeclaredSet) -> _Set:
         await trio.lowlevel.checkpoint()
     if refused or nameless:
         log.warning(
-            "The declaration %.8s is not understood by this version in part, left out are %s: %s",
+            "The declaration %.8s is not understood by this version in part, left out are %.500s: %.500s",
             found.digest,
             f"{len(refused)} task(s), the first {min(refused)}" if refused else "tasks that it does not name",
             refused[min(refused)] if refused else nameless,
         )
-    return _Set(definitions, frozenset(definitions) | frozenset(refused), frozenset(functions), bool(nameless))
+    ids = definitions.keys() | refused.keys() if refused else definitions.keys()
+    return _Set(definitions, ids, frozenset(functions), bool(nameless))
+
+
+def _own(declaration: Declaration) -> _Set:
+    """As it would be if it were read: the same objects, so that a large schedule is in memory once."""
+    definitions = {definition.id: definition for definition in declaration.definitions}
+    return _Set(definitions, definitions.keys(), frozenset(declaration.functions), nameless=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, assert_never, final
 
 from actors.messages import (
@@ -14,6 +16,7 @@ from actors.messages import (
     LeaseRenewed,
     Look,
     ReconcilerInbox,
+    Refresh,
     Term,
     TermAsked,
     WriteRefused,
@@ -21,7 +24,7 @@ from actors.messages import (
 from actors.timer import Timer
 from actors.watch import Watch
 from engine.domain.names import task_of
-from engine.errors import RedisUnavailable
+from engine.errors import KeyMalformed, RedisUnavailable
 from engine.runtime import Actor
 from engine.store.leases import DEAD_LENGTH, Reclaimed
 from engine.store.session import Broken, Deposed
@@ -167,11 +170,22 @@ class Reconciler(Actor[ReconcilerInbox]):
     # -- what else is left over -----------------------------------------------------------------------------------
 
     async def _sweep(self, term: Term) -> None:
+        """Each step for itself: a key that one of them cannot use (the log was told) stops no other."""
+        steps = (
+            self._store.runs.make_groups,
+            self._store.leases.tidy,
+            self._release,
+            self._store.catalog.drop_ended_pauses,
+            self._count_dead,
+            partial(self._bury_and_retire, term),
+            self._finish_forgetting,
+        )
+        for step in steps:
+            with suppress(KeyMalformed):
+                await step()
+
+    async def _bury_and_retire(self, term: Term) -> None:
         store, idle_ms = self._store, round(self._lease_s * 1000)
-        await store.runs.make_groups()
-        await self._release(idle_ms)
-        await store.catalog.drop_ended_pauses()
-        await self._count_dead()
         now_ms = await store.leases.redis_ms()
         workers = await store.leases.workers()
         gone = [w for w in workers if now_ms - w.seen_ms > BURY_AFTER_LEASES * idle_ms]
@@ -179,8 +193,10 @@ class Reconciler(Actor[ReconcilerInbox]):
             if await store.leases.bury(worker.worker, seen_ms=worker.seen_ms) == "buried":
                 log.info("Worker %s is gone", worker.name)
         await self._retire(term, [w for w in workers if w not in gone])
+
+    async def _finish_forgetting(self) -> None:
         for task_id in self._news.forgotten if self._news is not None else ():
-            match await store.operations.finish_forgetting(task_id):
+            match await self._store.operations.finish_forgetting(task_id):
                 case Broken(why):
                     log.error("Task %s cannot be forgotten: a key of it is broken: %s", task_id, why)
                 case None:
@@ -188,8 +204,9 @@ class Reconciler(Actor[ReconcilerInbox]):
                 case ended:
                     log.info("Finished forgetting task %s: %d runs ended", task_id, ended)
 
-    async def _release(self, idle_ms: int) -> None:
+    async def _release(self) -> None:
         """Give back what was read and never claimed."""
+        idle_ms = round(self._lease_s * 1000)
         pending = await self._store.leases.pending(min_idle_ms=idle_ms)
         entries = [item.entry for item in pending.entries]
         for entry, reply in zip(entries, await self._store.runs.release(entries), strict=True):
@@ -232,6 +249,8 @@ class Reconciler(Actor[ReconcilerInbox]):
             if word == "retired":
                 log.info("Retired the declaration %.8s, which no live worker has", digest)
                 self._retired |= news.sets[digest]
+            elif word == "gone":
+                self._catalog.tell(Refresh(None))  # it went unheard: those who have it declare it again
 
     async def _drop_withdrawn(self, term: Term, news: CatalogRead) -> None:
         """Tasks that were removed while processes declared them need no mark when none declares them any longer."""

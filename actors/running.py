@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, final
 
 import trio
 
-from engine.domain.functions import function_name, is_async
+from engine.domain.functions import function_name
 from engine.errors import EngineStateError, HostGone, NotAwaited
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CALLERS = frozenset({"actors.running", "actors.threads", "integrations.fastapi.bridge"})
-"""Modules that call a body, here and on the loop of an application."""
+SAFE_SHARE = 5 / 6
+"""Of a lease, counted from the sending of what renewed it: when so much has passed, it may be another's soon."""
+
+_CALLERS = frozenset({"actors.running", "actors.threads", "engine.testing.bodies", "integrations.fastapi.bridge"})
+"""Modules that call a body, here, on the loop of an application, and in tests."""
 
 
 @final
@@ -86,7 +89,7 @@ class Running:
     @property
     def cancellable(self) -> bool:
         """Threads are not, once they have begun."""
-        return self.phase is Phase.CLAIMED or is_async(self.task.function)
+        return self.phase is Phase.CLAIMED or self.task.is_async
 
     @property
     def timeout_s(self) -> float:
@@ -173,9 +176,10 @@ async def perform(running: Running, threads: Threads, host: Host) -> BodyEnd:
     with running.context.entered():
         if not running.cancellable:
             return await _in_thread(threads.start(running, partial(_call_plain, running)), running.timeout_s)
-        limit = trio.CancelScope(deadline=trio.current_time() + running.timeout_s)
+        if running.task.definition.timeout is not None:
+            running.scope.deadline = trio.current_time() + running.timeout_s
         try:
-            with running.scope, limit:
+            with running.scope:
                 await host.run(partial(_call, running))
         except HostGone:
             return Stopped()
@@ -183,10 +187,10 @@ async def perform(running: Running, threads: Threads, host: Host) -> BodyEnd:
             await trio.lowlevel.checkpoint_if_cancelled()  # from outside: no matter what its cleaning up raised
             if running.stop is not None:
                 return Stopped()
-            return TimedOut(None) if limit.cancel_called else Returned(error)
+            return TimedOut(None) if running.scope.cancel_called else Returned(error)
     if running.scope.cancelled_caught:
-        return Stopped()
-    return TimedOut(None) if limit.cancelled_caught else Returned(None)
+        return TimedOut(None) if running.stop is None else Stopped()
+    return Returned(None)
 
 
 async def rejoin(call: ThreadCall) -> BodyEnd:

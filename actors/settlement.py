@@ -14,9 +14,10 @@ from engine.store.runs import Completion, Failure, Fenced, Gone, Hold, Waiting
 from engine.store.session import Broken, Done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from actors.ending import Report
+    from actors.memory import RecentEnds
     from actors.messages import StatsInbox
     from actors.running import Running
     from engine.runtime import Mailbox
@@ -39,9 +40,16 @@ class Settlement:
     """
 
     def __init__(
-        self, *, store: Store, worker: str, stats: Mailbox[StatsInbox], on_settled: Callable[[Running], None]
+        self,
+        *,
+        store: Store,
+        worker: str,
+        stats: Mailbox[StatsInbox],
+        recent: RecentEnds,
+        on_settled: Callable[[Sequence[Running]], None],
     ) -> None:
         self._store, self._worker, self._stats, self._on_settled = store, worker, stats, on_settled
+        self._recent = recent
         self._waiting: list[tuple[Running, Report, float]] = []
         self._filled = trio.Event()
         self._closed = False
@@ -76,7 +84,9 @@ class Settlement:
     async def _settle(self) -> None:
         repeated = False
         while self._waiting:
-            batch = list(self._waiting)
+            batch, history = list(self._waiting), self._store.history
+            await history.certainty()
+            told = history.told
             try:
                 replies = await self._tell([report for _, report, _ in batch])
             except RedisUnavailable:
@@ -85,11 +95,18 @@ class Settlement:
                 await self._store.transport.wait_up()
                 continue
             self._waiting = self._waiting[len(batch) :]
-            ends = []
+            if history.in_doubt or history.told != told:
+                # Told in the midst of it: who seemed not to hold his run may just have been forgotten.
+                doubted = [i for i, reply in enumerate(replies) if isinstance(reply, Gone | Fenced)]
+                self._waiting = [batch[i] for i in doubted if batch[i][1] is not None] + self._waiting
+                certain = [i for i in range(len(batch)) if i not in doubted or batch[i][1] is None]
+                batch, replies = [batch[i] for i in certain], [replies[i] for i in certain]
+            ends, now_s = [], trio.current_time()
             for (running, report, duration_s), reply in zip(batch, replies, strict=True):
                 outcome = _outcome(running, report, reply, repeated=repeated)
                 ends.append(RunEnd(running.run_id, outcome, duration_s))
-                self._on_settled(running)
+                self._recent.note(running, report, reply, now_s=now_s)
+            self._on_settled([running for running, _, _ in batch])
             self._stats.tell(RunsEnded(tuple(ends)))
 
     async def _tell(self, reports: list[Report]) -> list[Reply]:

@@ -183,7 +183,7 @@ class Engine:
         return self._worker.started_at_s if self._worker else None
 
     def health(self) -> Health:
-        """Whether Redis is reached and every actor runs. Only in the thread in which the engine runs.
+        """Whether Redis is reached and does what it is asked, and every actor runs. Only in the engine's own thread.
 
         Raises:
             EngineStateError: the engine has not started yet.

@@ -12,10 +12,10 @@ import trio
 from actors.catalog import Catalog, Scheduling
 from actors.consumer import Consumer
 from actors.coordinator import Coordinator
-from actors.declared import Declared
 from actors.heartbeat import Heartbeat
 from actors.leader import Leader
 from actors.link import LinkKeeper
+from actors.memory import RecentEnds
 from actors.messages import (
     CatalogInbox,
     ConsumerInbox,
@@ -30,13 +30,14 @@ from actors.predecessor import Predecessor
 from actors.reconciler import Reconciler
 from actors.stats import Stats
 from actors.threads import Threads
+from engine.domain.task import Task
 from engine.errors import AskTimeout, MailboxClosed
 from engine.runtime import Backoff, Child, Mailbox, Strategy, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from actors.declared import Outbox, Posted
+    from actors.declared import Declared, Outbox, Posted
     from actors.identity import Identity
     from actors.running import Host
     from engine.config import Config
@@ -63,6 +64,9 @@ class Parts:
     store: Store
     identity: Identity
     groups: Sequence[TaskGroup]
+    declared: Declared
+    """By those groups."""
+
     services: Sequence[Callable[..., Awaitable[None]]]
     """What keeps Redis reachable."""
 
@@ -84,6 +88,9 @@ class Parts:
     above: Sequence[Child] = ()
     """What the engine starts from above itself: started when all else is, and stopped first, after the drain."""
 
+    around: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+    """What is put around the function of every task, of the same kind as the function; None: nothing."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,9 @@ class Troupe:
     heartbeat: Mailbox[HeartbeatInbox]
     draining: trio.Event
     """Set by ``drain``, so that an actor that is restarted meanwhile takes no work either."""
+
+    threads: Threads
+    """Those of ``def`` tasks."""
 
     async def drain(self, *, grace_s: float) -> None:
         """Tell everybody at once to let go; runs in progress get their time, while their leases are kept."""
@@ -129,7 +139,7 @@ async def _tell_to_drain(ask: _Ask, patience_s: float) -> None:
 def assemble(parts: Parts) -> Troupe:
     """The tree, in start order. It stops in reverse, after a drain: heartbeat and link last."""
     config, store, identity = parts.config, parts.store, parts.identity
-    declared = Declared(parts.groups)
+    declared = parts.declared
     scheduling = (
         Scheduling(
             leader=Mailbox[LeaderInbox]("leader"),
@@ -143,12 +153,20 @@ def assemble(parts: Parts) -> Troupe:
     stats = Mailbox[StatsInbox]("stats")
     heartbeat = Mailbox[HeartbeatInbox]("heartbeat")
     consumer = Mailbox[ConsumerInbox]("consumer")
-    threads = Threads(config.concurrent_tasks)
+    threads, recent = Threads(config.concurrent_tasks), RecentEnds(config)
     predecessor = Predecessor(config=config, store=store, name=identity.worker_id)
     draining = trio.Event()
-    tasks = {task.id: task for group in parts.groups for task in group.declared if not task.dynamic}
+    around = parts.around or (lambda function: function)
+    tasks = {
+        task.id: task if parts.around is None else Task(task.definition, around(task.function))
+        for group in parts.groups
+        for task in group.declared
+        if not task.dynamic
+    }
     functions = {
-        (group.name, name): function for group in parts.groups for name, function in group.function_registry.items()
+        (group.name, name): around(function)
+        for group in parts.groups
+        for name, function in group.function_registry.items()
     }
 
     def make_catalog() -> Catalog:
@@ -161,6 +179,7 @@ def assemble(parts: Parts) -> Troupe:
             carry_out=parts.carry_out,
             started_ms=parts.started_ms,
             consumer=consumer,
+            heartbeat=heartbeat,
             scheduling=scheduling,
         )
 
@@ -175,6 +194,7 @@ def assemble(parts: Parts) -> Troupe:
             consumer=consumer,
             catalog=catalog,
             stats=stats,
+            leader=scheduling.leader if scheduling is not None else None,
             draining=draining.is_set(),
         )
 
@@ -186,6 +206,7 @@ def assemble(parts: Parts) -> Troupe:
             tasks=tasks,
             functions=functions,
             threads=threads,
+            recent=recent,
             catalog=catalog,
             stats=stats,
             host=parts.host,
@@ -200,6 +221,7 @@ def assemble(parts: Parts) -> Troupe:
             coordinator=mail.coordinator,
             reconciler=mail.reconciler,
             catalog=catalog,
+            heartbeat=heartbeat,
             on_change=parts.on_leadership,
             predecessor=predecessor,
             draining=draining.is_set(),
@@ -207,7 +229,7 @@ def assemble(parts: Parts) -> Troupe:
 
     sixth_of_a_lease = config.run_lease_s / 6
     children: list[Child | Supervisor] = [
-        Child("link", lambda: LinkKeeper(parts.services, parts.redis_label)),
+        Child("link", lambda: LinkKeeper(parts.services, parts.redis_label, store.transport)),
         Child("catalog", make_catalog, catalog),
         Child("stats", Stats, stats),
         Child(
@@ -224,7 +246,7 @@ def assemble(parts: Parts) -> Troupe:
     children += parts.above
     # Each role finds its way from Redis alone, so one that fails takes nobody with it.
     spec = Supervisor("engine", Strategy.ONE_FOR_ONE, tuple(children))
-    return Troupe(spec, scheduling.leader if scheduling else None, consumer, heartbeat, draining)
+    return Troupe(spec, scheduling.leader if scheduling else None, consumer, heartbeat, draining, threads)
 
 
 def _scheduling(

@@ -97,6 +97,9 @@ class Config(BaseSettings):
     """PEM file of the authorities that may sign the certificate of Redis; ``None`` trusts those of the system."""
     embedded: bool = False
     """Starts a Redis of its own, for development. No address is given then."""
+    wait_replicas: int = Field(default=0, ge=0, le=100)
+    """How many replicas must have a publication, and the end of a run, before it counts as done; each worker then has a
+    fourth connection. ``0`` waits for none. The page on Redis says what it costs, and what it is good for."""
     startup_timeout: _Seconds = 30.0
     """How long the first connection to Redis may take before the engine gives up."""
 
@@ -217,6 +220,8 @@ class Config(BaseSettings):
             raise ConfigError("embedded", f"{address} is given as well; give an address or embedded=True")
         if self.enabled and not self.embedded and not address:
             raise ConfigError("redis_host", _NO_ADDRESS)
+        if self.embedded and self.wait_replicas:
+            raise ConfigError("wait_replicas", "the embedded Redis has no replicas; leave one of the two out")
         speaks_tls = self.redis_tls or (self.redis_url or "").startswith("rediss")
         if self.redis_ca_file is not None and not speaks_tls:
             raise ConfigError("redis_ca_file", "no TLS is asked for; set redis_tls=True or give a rediss:// URL")

@@ -14,13 +14,15 @@ from engine.errors import RedisUnreachable
 from engine.store.keys import Keys
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
+from engine.store.replicas import ReplicaWait
 from engine.store.schema import SchemaCheck
 from engine.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from engine.config import Config
+    from engine.store.dial import Exchange
 
 __all__ = ["Place", "first_of", "link_to", "open_store", "place_of"]
 
@@ -55,15 +57,34 @@ async def place_of(config: Config) -> AsyncIterator[Place]:
         yield Place(address_of(config))
 
 
-def link_to(address: Address, config: Config, *, name: str, check: SchemaCheck) -> Link:
-    """The connections of one process. A lost one is tried again at least four times in the shortest lease."""
-    lease_s = min(config.leader_lease_s, config.run_lease_s)
+def link_to(
+    address: Address,
+    config: Config,
+    *,
+    name: str,
+    greetings: Sequence[Callable[[Exchange], Awaitable[None]]],
+    replicas: int = 0,
+) -> Link:
+    """The connections of one process, the first of them greeted so each time before it is used.
+
+    A lost one is tried again at least four times in the shortest lease.
+
+    ``replicas``: how many must acknowledge what is replicated, for which they have a quarter of that lease.
+    """
+
+    async def greet(exchange: Exchange) -> None:
+        for greeting in greetings:
+            await greeting(exchange)
+
+    lease_s, keys = min(config.leader_lease_s, config.run_lease_s), Keys(config.redis_key_prefix)
+    wait = ReplicaWait(count=replicas, timeout_s=lease_s / 4, mark=keys.mark) if replicas else None
     return Link(
         address,
         name=name,
         settings=LinkSettings(backoff=Backoff(ceiling_s=lease_s / 4)),
-        greet=check,
-        key=Keys(config.redis_key_prefix).tag,
+        greet=greet,
+        key=keys.tag,
+        wait=wait,
     )
 
 
@@ -91,7 +112,7 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
     """
     async with place_of(config) as place:
         check = SchemaCheck(config.redis_key_prefix, writes=False)
-        link = link_to(place.address, config, name="troupe-look", check=check)
+        link = link_to(place.address, config, name="troupe-look", greetings=(check,))
         async with trio.open_nursery() as nursery:
             await nursery.start(link.run)
             with trio.move_on_after(config.startup_timeout):

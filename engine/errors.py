@@ -43,6 +43,20 @@ class RedisUnavailable(TroupeError):
         return f"Redis is unavailable: {self.reason}"
 
 
+class KeyMalformed(RedisUnavailable):
+    """A key holds what Troupe never writes: whatever needs it waits until somebody has removed or renamed it.
+
+    A state, as the others: what was refused wrote nothing, and is repeated. Whoever wrote there can act on it.
+    """
+
+    def __init__(self, key: str, found: str) -> None:
+        self.key, self.found = key, found
+        super().__init__(f"{key} {found}")
+
+    def __str__(self) -> str:
+        return f"{self.reason}: Troupe did not write that; rename the key or delete it, and look for who writes there"
+
+
 class SupervisorSpecError(TroupeError, ValueError):
     """A child, supervisor, mailbox or backoff was declared wrongly. Raised when it is made, never later.
 
@@ -447,6 +461,16 @@ class WrongLoop(TroupeError, RuntimeError):
         )
 
 
+class AsyncioNeeded(TroupeError, RuntimeError):
+    """A task calls asyncio in a test that runs its function on trio. ``__cause__`` is what came of that."""
+
+    def __str__(self) -> str:
+        return (
+            "this task calls asyncio, and its function runs on trio here: write "
+            "troupe_engine.start(bodies_on='asyncio'), or give troupe_groups a TaskManager"
+        )
+
+
 class ConfigWarning(UserWarning):
     """A setting is valid and probably not what was meant."""
 
@@ -545,3 +569,47 @@ class RedisUnreachable(TroupeError):
     def __str__(self) -> str:
         why = f": {self.last_error}" if self.last_error else ""
         return f"no connection to Redis at {self.address} within {self.waited_s:g} s (startup_timeout){why}"
+
+
+class InvalidInstant(TroupeError, ValueError):
+    """A test names an instant that cannot be understood. ``given`` is what was written."""
+
+    def __init__(self, given: object, reason: str) -> None:
+        self.given, self.reason = given, reason
+        super().__init__(given, reason)
+
+    def __str__(self) -> str:
+        return f"{self.given!r} {self.reason}"
+
+
+class InvalidExpectation(TroupeError, ValueError):
+    """A test expects what can never be. ``parameter`` is the one to change, ``reason`` says how."""
+
+    def __init__(self, parameter: str, reason: str) -> None:
+        self.parameter, self.reason = parameter, reason
+        super().__init__(parameter, reason)
+
+    def __str__(self) -> str:
+        return f"{self.parameter}: {self.reason}"
+
+
+class NotSettled(TroupeError):
+    """A test waits for something that does not end. ``what`` is at work, ``reason`` says what to do about it."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(what, reason)
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
+
+
+class ExtraMissing(TroupeError, ImportError):
+    """Something was asked for that needs an optional part of Troupe. Whoever installs can act on it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.what, self.extra = what, extra
+        super().__init__(what, extra)
+
+    def __str__(self) -> str:
+        return f"{self.what} needs an optional part: pip install 'troupe-engine[{self.extra}]'"

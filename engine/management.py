@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-from engine.domain.names import trigger_run_id
+from engine.domain.names import task_id, trigger_run_id
 from engine.domain.policy import overlap_of
 from engine.domain.task import check_inherited
 from engine.errors import (
@@ -28,9 +28,10 @@ from engine.store.session import Broken
 from engine.views import CatalogCache, be_reached, pause_details, read_statistics, read_tasks, read_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from engine.config import Config
+    from engine.domain.catalog import Declaration
     from engine.domain.group import TaskGroup
     from engine.domain.task import Definition, Task
     from engine.store.store import Store
@@ -129,6 +130,7 @@ class Management:
         config: the settings of this process.
         groups: those of this process, whose functions new tasks can use.
         new_id: makes an id that no other process makes, for each operation and each run that is asked for.
+        own: digest -> what this process declares by its code.
     """
 
     def __init__(
@@ -138,9 +140,10 @@ class Management:
         groups: Callable[[], Sequence[TaskGroup]],
         *,
         new_id: Callable[[], str],
+        own: Mapping[str, Declaration] | None = None,
     ) -> None:
         self._store, self._config, self._groups, self._new_id = store, config, groups, new_id
-        self._cache = CatalogCache()
+        self._cache = CatalogCache(own)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class Management:
             NothingTriggered: every task that matches was refused, or the one that ``match`` names.
         """
         found = await self._matching(match)
-        if match.name is not None and not force:
+        if match.name is not None and not force and len(found) > 1:
             await self._refuse_paused(found)
         triggers = [self._trigger(task, force=force) for task in found]
         replies = await self._store.operations.trigger(triggers, who=who, queue_cap=self._config.queue_cap)
@@ -259,6 +262,8 @@ class Management:
         standing = catalog.tasks.get(task.id)
         if standing is not None and (not standing.dynamic or task.id not in contents.dynamic):
             return Unchanged(0) if standing == definition else Taken(0)  # processes declare it
+        if task.id in contents.forgotten:  # acknowledged as removed: its name is free, and need not wait for the leader
+            await self._store.operations.finish_forgetting(task.id)
         reply = await self._store.operations.define(task.id, definition.to_json(), operation_id, who=who)
         match reply:
             case Broken(why):
@@ -315,8 +320,12 @@ class Management:
         await self._store.catalog.note(event, what, who=who)
 
     async def _matching(self, match: Match) -> list[Definition]:
-        catalog, _ = await self._cache.read(self._store)
-        found = [task for task in catalog.tasks.values() if match.admits(task)]
+        tasks = await self._cache.tasks(self._store)
+        if match.group is not None and match.name is not None:
+            named = tasks.get(task_id(match.group, match.name))
+            found = [] if named is None or not match.admits(named) else [named]
+        else:
+            found = [task for task in tasks.values() if match.admits(task)]
         if not found:
             raise NoSuchTask(str(match))
         return sorted(found, key=lambda task: (task.group, task.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
 from actors.reading import Reading
+from engine.domain.canonical import read_json
 from engine.domain.names import task_id
 from engine.domain.task import Definition
 from engine.errors import MalformedDefinition
@@ -147,8 +147,8 @@ def read_definition(text: str) -> Definition:
         MalformedDefinition: it is none, or one that this version refuses.
     """
     try:
-        old = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        old = read_json(text)
+    except ValueError as error:
         raise MalformedDefinition(f"not JSON ({error})") from error
     if not isinstance(old, Mapping):
         raise MalformedDefinition(f"a JSON object was expected, not {type(old).__name__}")

@@ -12,10 +12,12 @@ import trio
 
 from actors.ending import retry_policy
 from actors.reading import Reading
+from engine.domain.canonical import read_json
 from engine.domain.names import task_id
 from engine.domain.retry import retry_delay_s
 from engine.errors import RedisUnavailable, TreeFormatError
 from engine.runtime import Node
+from engine.store.oddities import LONGEST_MS
 from engine.store.session import Broken
 from engine.store.survey import Survey
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 
     from actors.messages import CatalogRead
     from engine.config import Config
+    from engine.domain.catalog import Declaration
     from engine.domain.task import Definition
-    from engine.store.catalog import Contents, DeclaredSet, Pause
+    from engine.store.catalog import Contents, Pause
     from engine.store.leases import Presence
     from engine.store.ledger import Cleared, LedgerEntry
     from engine.store.presence import Account
@@ -45,6 +48,8 @@ __all__ = [
     "read_workers",
 ]
 
+
+_LAST_MS: Final = 253_402_300_799_999
 
 MOMENT_S: Final = 0.5
 """How long a connection that is down is waited for, where somebody waits for the answer."""
@@ -197,16 +202,25 @@ async def be_reached(store: Store) -> None:
 class CatalogCache:
     """What was read of the catalog and is kept: a declaration never changes, so that reading again costs little."""
 
-    def __init__(self) -> None:
-        self._reading = Reading()
-        self._sets: Mapping[str, DeclaredSet] = {}
+    def __init__(self, own: Mapping[str, Declaration] | None = None) -> None:
+        """``own``: digest -> what this process declares, which need not be read."""
+        self._reading = Reading(own)
+        self._latest: CatalogRead | None = None
 
     async def read(self, store: Store) -> tuple[CatalogRead, Contents]:
         """The catalog as it is now. Raises RedisUnavailable, at once or nearly when there is no connection."""
         await be_reached(store)
-        contents = await store.catalog.contents(self._sets)
-        self._sets = {found.digest: found for found in contents.sets}
-        return await self._reading.read(contents), contents
+        contents = await store.catalog.contents(self._reading.known)
+        self._latest = await self._reading.read(contents)
+        return self._latest, contents
+
+    async def tasks(self, store: Store) -> Mapping[str, Definition]:
+        """The tasks that exist now, by id, which costs one request unless they have changed. Raises as ``read``."""
+        await be_reached(store)
+        latest = self._latest
+        if latest is None or await store.catalog.version() != latest.version:
+            latest, _ = await self.read(store)
+        return latest.tasks
 
 
 async def read_workers(
@@ -353,21 +367,45 @@ def _attempts(story: Iterable[str], last: int) -> list[AttemptView]:
     """The attempts of one run, the newest first; ``last`` is the number of the last one."""
     found: list[AttemptView] = []
     attempt = last
-    for line in map(json.loads, reversed(tuple(story))):
-        attempt = line.get("attempt", attempt)  # a lost attempt has the number of the one that followed it
-        started_ms = line.get("started_ms")
+    for line in map(_decoded, reversed(tuple(story))):
+        attempt = _whole(line.get("attempt")) or attempt  # a lost attempt has the number of the one that followed it
+        started_ms, outcome = _whole(line.get("started_ms")), _text(line.get("outcome"))
+        at_ms = _whole(line.get("seen_ms")) if started_ms is None else started_ms
+        if at_ms is None or outcome is None:
+            continue  # Troupe did not write that
         found.append(
             AttemptView(
                 started_at=iso(started_ms, timespec="milliseconds"),
-                at_ms=line["seen_ms"] if started_ms is None else started_ms,
-                duration_s=line.get("duration_s"),
-                outcome=line["outcome"],
+                at_ms=at_ms,
+                duration_s=_seconds(line.get("duration_s")),
+                outcome=outcome,
                 attempt=attempt,
-                worker=line.get("worker"),
-                error=line.get("error") or None,
+                worker=_text(line.get("worker")),
+                error=_text(line.get("error")) or None,
             )
         )
     return found
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    """A JSON object from Redis; an empty one where there is none."""
+    try:
+        said = read_json(text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _whole(said: object) -> int | None:
+    return said if type(said) is int and 0 <= said <= LONGEST_MS else None
+
+
+def _seconds(said: object) -> float | None:
+    return said if isinstance(said, int | float) and type(said) is not bool and 0 <= said <= LONGEST_MS else None
+
+
+def _text(said: object) -> str | None:
+    return said if isinstance(said, str) else None
 
 
 def _ended_before(attempt: AttemptView, cleared: Cleared | None) -> bool:
@@ -410,16 +448,12 @@ def pause_details(who: str, why: str | None, *, since_ms: int) -> str:
 def _pause(pause: Pause | None, now_ms: int) -> PauseView | None:
     if pause is None or pause.has_ended(now_ms):
         return None
-    try:
-        said = json.loads(pause.details)
-    except ValueError:
-        said = None
-    said = said if isinstance(said, dict) else {}
-    return PauseView(said.get("who"), said.get("why"), said.get("since_ms"), pause.until_ms)
+    said = _decoded(pause.details)
+    return PauseView(_text(said.get("who")), _text(said.get("why")), _whole(said.get("since_ms")), pause.until_ms)
 
 
 def iso(ms: int | None, *, timespec: str = "seconds") -> str | None:
-    """UTC, ISO 8601 with Z."""
-    if ms is None:
+    """UTC, ISO 8601 with Z; None for what lies beyond the year 9999, too."""
+    if ms is None or ms > _LAST_MS:
         return None
     return datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=None).isoformat(timespec=timespec) + "Z"

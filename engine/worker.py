@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from actors.declared import Declared
 from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.connect import first_of, link_to
@@ -16,6 +17,8 @@ from engine.errors import RedisUnreachable, RestartLimitExceeded
 from engine.keeping import carry_out
 from engine.management import Management
 from engine.runtime import State, Supervision
+from engine.store.history import History
+from engine.store.keys import Keys
 from engine.store.schema import SchemaCheck
 from engine.store.store import Store
 
@@ -43,6 +46,9 @@ class Health:
     """How a worker is."""
 
     redis_connected: bool
+    redis_trouble: str | None
+    """Why Redis does not do what it is asked, while it does not: it is away, refuses, or its replicas are behind."""
+
     leads: bool
     store: str
     """Where Redis is, without a password."""
@@ -52,6 +58,9 @@ class Health:
 
     draining: bool
     """It stops, and takes no work."""
+
+    broken: str | None = None
+    """What is wrong with a key of Redis that this worker cannot do without."""
 
 
 @final
@@ -79,15 +88,23 @@ class Worker:
 
         self.identity = Identity.make(config.worker_service_name, environment.new_id())
         self._schema = SchemaCheck(config.redis_key_prefix, writes=True)
+        history = History(
+            Keys(config.redis_key_prefix), lease_ms=round(config.run_lease_s * 1000), new_id=environment.new_id
+        )
         name = f"troupe-{self.identity.pid}-{self.identity.nonce[:4]}"
-        self.link = link_to(place.address, config, name=name, check=self._schema)
-        store = Store.over(self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length)
-        self.management = Management(store, config, lambda: groups, new_id=environment.new_id)
+        greetings = (self._schema, history)
+        self.link = link_to(place.address, config, name=name, greetings=greetings, replicas=config.wait_replicas)
+        store = self._store = Store.over(
+            self.link, prefix=config.redis_key_prefix, ledger_length=config.ledger_length, history=history
+        )
+        declared = Declared(groups)
+        self.management = Management(store, config, lambda: groups, new_id=environment.new_id, own=declared.own)
         self._troupe = assemble(
             Parts(
                 config=config,
                 store=store,
                 identity=self.identity,
+                declared=declared,
                 groups=groups,
                 services=(*place.services, self.link.run),
                 redis_label=place.label,
@@ -161,10 +178,12 @@ class Worker:
         down = tuple(node.path for node in nodes if node.state is not State.RUNNING)
         return Health(
             redis_connected=self.link.is_up(),
+            redis_trouble=self.link.statistics().trouble,
             leads=self.leads,
             store=self._place.label,
             down=down,
             draining=self._troupe.draining.is_set(),
+            broken=None if self._store.broken is None else str(self._store.broken),
         )
 
     def _note_leadership(self, leads: bool) -> None:  # noqa: FBT001  # a callback of one word

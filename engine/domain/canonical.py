@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _DEEPEST: Final = 64
 """Levels of nesting; a value that contains itself has more."""
+
+_DEEPEST_READ: Final = 100
+"""The same of a whole document, in which such a value may stand."""
+
+_TOO_DEEP: Final = f"nested more than {_DEEPEST_READ} levels deep"
 
 
 def canonical_json(value: Any) -> str:
     """Keys sorted, no spaces, no escapes but those JSON requires. For a value without ``json_problem``."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def read_json(text: str | bytes) -> Any:
+    """Decode JSON of unknown origin: nothing in it is nested so deeply that looking at it could fail.
+
+    Raises:
+        ValueError: it is none, or one that is not decoded: nested too deeply, or a number of thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    level = [value]
+    for _ in range(_DEEPEST_READ):
+        level = [item for one in level for item in _items(one) if isinstance(item, dict | list)]
+        if not level:
+            return value
+    raise ValueError(_TOO_DEEP)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def json_problem(value: Any, path: str, depth: int = 0) -> str | None:

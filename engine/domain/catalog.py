@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, final
 
-from engine.domain.canonical import canonical_json
+from engine.domain.canonical import canonical_json, read_json
 from engine.domain.names import task_id
 from engine.domain.task import Definition
 from engine.errors import MalformedDefinition
@@ -58,7 +57,7 @@ class Page:
 def parse_page(text: str | bytes) -> Page:
     """A page that ``pages`` wrote, in this version or another. Nothing that may be in it raises."""
     try:
-        page = json.loads(text)
+        page = read_json(text)
         declared, known = page["definitions"], page["functions"]
     except (ValueError, TypeError, KeyError) as error:
         return Page({}, nameless=f"not a page of a declaration ({error!r})")

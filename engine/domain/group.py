@@ -474,9 +474,9 @@ class TaskGroup:
         return Task(definition, function_object)
 
     def _refuse_duplicates(self, tasks: Iterable[Task]) -> None:
-        taken = set(self._tasks)
+        taken: set[str] = set()
         for task in tasks:
-            if task.name in taken:
+            if task.name in taken or task.name in self._tasks:
                 label = f"{self._name}/{task.name}"
                 raise DuplicateTask(label, "name", "already declared in its group; give another name= or names=")
             taken.add(task.name)

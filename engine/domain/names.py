@@ -13,7 +13,11 @@ _LONGEST: Final = 200
 """Characters of one name."""
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories: control characters, lone surrogates, line and paragraph separators."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+")
+"""What percent-encoding leaves as it is: nearly every name."""
 _UNIQUE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TASK_ID: Final = re.compile(r"[^/@]+/[^/@]+")
+_RUN_ID: Final = re.compile(rf"{_TASK_ID.pattern}@[^/@]+")
 
 
 def validate_name(kind: str, name: object) -> str:
@@ -37,7 +41,7 @@ def validate_name(kind: str, name: object) -> str:
 
 def quote_name(name: str) -> str:
     """The name as it stands in ids and keys. Different names never give the same text."""
-    return quote(name, safe="")
+    return name if _PLAIN.fullmatch(name) else quote(name, safe="")
 
 
 def task_id(group: str, name: str) -> str:
@@ -59,6 +63,16 @@ def trigger_run_id(task: str, unique: str) -> str:
     if not _UNIQUE.fullmatch(unique):
         raise InvalidName("trigger", unique, "is not 1 to 64 of A-Z, a-z, 0-9, '-' and '_'")
     return f"{task}@t-{unique}"
+
+
+def is_task_id(text: str) -> bool:
+    """Has it the form of what ``task_id`` gives?"""
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def is_run_id(text: str) -> bool:
+    """Has it the form of a run's id: of a slot, a trigger, or the first start?"""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def task_of(run: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -95,6 +94,8 @@ class Reason(Enum):
     """No worker knows its function, and as many runs as may wait for one already do; or its task is gone."""
     CATCH_UP = "catch-up"
     """It came due while nobody led, and a later slot was published in its place."""
+    FORGOTTEN = "forgotten"
+    """Redis lost what became of it, and a later slot of its task is known to have started."""
 
 
 REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
@@ -113,7 +114,7 @@ REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
         ),
         Verdict.DEAD: frozenset({Reason.RETRIES_SPENT, Reason.DELIVERIES_SPENT}),
         Verdict.SKIPPED: frozenset({Reason.PAUSED, Reason.OVERLAP, Reason.QUEUE_FULL, Reason.NO_WORKER}),
-        Verdict.MISSED: frozenset({Reason.CATCH_UP}),
+        Verdict.MISSED: frozenset({Reason.CATCH_UP, Reason.FORGOTTEN}),
     }
 )
 
@@ -147,14 +148,30 @@ class RunContext:
         except LookupError:
             raise NoCurrentRun from None
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Make this run the current one for the block."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+    def entered(self) -> Entered:
+        """Make this run the current one for the ``with`` block."""
+        return Entered(self)
+
+
+@final
+class Entered:
+    """A block with a current run. A class, since a generator costs several times as much on each run."""
+
+    __slots__ = ("_run", "_token")
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._run)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 _current: ContextVar[RunContext] = ContextVar("troupe_run")
+
+
+def belongs_to_run(context: Context) -> bool:
+    """Whether a task or a thread with this context works for a run."""
+    return _current in context

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, final
 
-from engine.domain.canonical import canonical_json, json_problem
+from engine.domain.canonical import canonical_json, json_problem, read_json
+from engine.domain.functions import is_async
 from engine.domain.names import task_id, validate_name
 from engine.domain.schedule import Schedule
 from engine.errors import (
@@ -61,6 +61,8 @@ class Definition:
     dynamic: bool = False
     """Made at run time, not declared by code."""
     schedule: Schedule = field(init=False, repr=False, compare=False)
+    id: str = field(init=False, repr=False, compare=False)
+    """``group/name``, each percent-encoded."""
 
     def __post_init__(self) -> None:
         try:
@@ -88,16 +90,12 @@ class Definition:
                 raise TaskDeclarationError(self._label, "timezone", f"{error.reason}; {error.instead}") from error
             raise TaskDeclarationError(self._label, "expression", str(error)) from error
         object.__setattr__(self, "expression", self.schedule.expression)
-
-    @property
-    def id(self) -> str:
-        """``group/name``, each percent-encoded."""
-        return task_id(self.group, self.name)
+        object.__setattr__(self, "id", task_id(self.group, self.name))
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """The keyword arguments, decoded anew at each call, so a run that changes them changes its own."""
-        decoded: dict[str, Any] = json.loads(self.kwargs_json)
+        decoded: dict[str, Any] = json.loads(self.kwargs_json) if self.kwargs_json != "{}" else {}
         return decoded
 
     def to_json(self) -> str:
@@ -117,7 +115,7 @@ class Definition:
             MalformedDefinition: it is not one, or one that this version refuses.
         """
         try:
-            mapping = json.loads(text)
+            mapping = read_json(text)
         except ValueError as error:
             raise MalformedDefinition(f"not JSON ({error})") from error
         return Definition.from_mapping(mapping)
@@ -173,7 +171,7 @@ def check_setting(task: str, name: str, value: Any) -> None:
         raise TaskTypeError(task, name, f"{value!r} is of type {kind.__name__}; give {what}")
     if value is None:
         return
-    if name in _LEAST_S and not (math.isfinite(value) and _LEAST_S[name] <= value <= _LONGEST_S):
+    if name in _LEAST_S and not _LEAST_S[name] <= value <= _LONGEST_S:
         reason = f"{value!r} s; give {_LEAST_S[name]:g} to {_LONGEST_S:,.0f} seconds"
         raise TaskDeclarationError(task, name, reason)
     if name == "max_retries" and not 0 <= value <= _MOST_RETRIES:
@@ -222,6 +220,11 @@ class Task:
 
     definition: Definition
     function: Callable[..., Any]
+    is_async: bool = field(init=False, repr=False, compare=False)
+    """Whether a call gives a coroutine."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_async", is_async(self.function))
 
     @property
     def id(self) -> str:

@@ -52,15 +52,16 @@ class ActorLife:
         self._starting = trio.CancelScope()
         self._idle = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._doing = ""
+        self._doing: str | Callable[[], str] = ""
         self._handling = ""
 
     @property
     def activity(self) -> str:
         """What the actor says it does, or else the message in progress."""
-        return self._doing or self._handling
+        doing = self._doing
+        return (doing if isinstance(doing, str) else doing()) or self._handling
 
-    def doing(self, what: str) -> None:
+    def doing(self, what: str | Callable[[], str]) -> None:
         """The actor says what it does."""
         self._doing = what
 

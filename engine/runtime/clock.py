@@ -24,6 +24,7 @@ class Clock:
     def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._redis_offset_s: float | None = None  # Redis TIME minus monotonic time
+        self._largest_offset_s: float | None = None
         self._bounds_s = -math.inf, math.inf  # in which that lies, by all that was seen since it last moved
         self.redis_stepped_at_s = -math.inf
         """The monotonic instant at which Redis's clock was last seen to have stepped, whoever asked it for the time."""
@@ -38,9 +39,15 @@ class Clock:
 
     def redis_ms(self) -> int:
         """The best estimate of Redis TIME, in milliseconds; wall time until Redis was heard once."""
-        if self._redis_offset_s is None:
-            return round(self._wall() * 1000)
-        return round((self.monotonic() + self._redis_offset_s) * 1000)
+        return self._at_offset_ms(self._redis_offset_s, self.monotonic())
+
+    def redis_ms_at(self, instant_s: float) -> int:
+        """The same at an instant of a moment ago, which ``monotonic`` told."""
+        return self._at_offset_ms(self._redis_offset_s, instant_s)
+
+    def highest_redis_ms(self) -> int:
+        """As ``redis_ms``, had the clock of Redis never stepped back: no server of it has told a later instant."""
+        return self._at_offset_ms(self._largest_offset_s, self.monotonic())
 
     def saw_redis_ms(self, ms: int, *, sent: float, received: float) -> None:
         """Take in a reply that carried Redis TIME, read between ``sent`` and ``received`` (monotonic).
@@ -49,6 +56,9 @@ class Clock:
         and hides none from the next.
         """
         self._redis_offset_s = ms / 1000 - (sent + received) / 2
+        self._largest_offset_s = max(
+            -math.inf if self._largest_offset_s is None else self._largest_offset_s, self._redis_offset_s
+        )
         low_s, high_s = ms / 1000 - received, ms / 1000 - sent
         least_s, most_s = self._bounds_s
         moved_s = max(low_s - most_s, least_s - high_s)
@@ -58,6 +68,10 @@ class Clock:
             self._bounds_s = max(low_s, least_s), min(high_s, most_s)
         if moved_s > STEP_S:
             self.redis_stepped_at_s = self.monotonic()
+
+    def _at_offset_ms(self, offset_s: float | None, instant_s: float) -> int:
+        seconds = self._wall() if offset_s is None else instant_s + offset_s
+        return round(seconds * 1000)
 
 
 def virtual_clock(start_s: float) -> Clock:

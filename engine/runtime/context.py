@@ -42,7 +42,7 @@ class Life(Protocol):
     def finish(self) -> None:
         """End after the message in progress."""
 
-    def doing(self, what: str) -> None:
+    def doing(self, what: str | Callable[[], str]) -> None:
         """Show this as the activity."""
 
 
@@ -77,8 +77,11 @@ class Context(Generic[M]):
         """An id that no other process makes."""
         return self.environment.new_id()
 
-    def doing(self, what: str) -> None:
-        """Show this in the tree until the next call; an empty text shows the message in progress instead."""
+    def doing(self, what: str | Callable[[], str]) -> None:
+        """Show this in the tree until the next call; an empty text shows the message in progress instead.
+
+        A function is called whenever somebody looks.
+        """
         self._life.doing(what)
 
     def finish(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar, final
 
@@ -84,8 +84,8 @@ class Node:
             "state": self.state.value,
             "uptime_s": self.uptime_s,
             "restarts": self.restarts,
-            "last_failure": None if self.last_failure is None else asdict(self.last_failure),
-            "mailbox": None if self.mailbox is None else asdict(self.mailbox),
+            "last_failure": None if self.last_failure is None else _flat(self.last_failure),
+            "mailbox": None if self.mailbox is None else _flat(self.mailbox),
             "doing": self.doing,
             "children": [child.to_dict() for child in self.children],
         }
@@ -112,6 +112,11 @@ class Node:
             doing=fields.get("doing", str),
             children=tuple(cls.from_dict(child) for child in fields.items("children")),
         )
+
+
+def _flat(record: Failure | MailboxStatistics) -> dict[str, Any]:
+    """As ``asdict``, which looks into each value for more, and takes three times as long: every beat has a tree."""
+    return {one.name: getattr(record, one.name) for one in fields(record)}
 
 
 def _failure(fields: _Fields) -> Failure:

@@ -24,12 +24,19 @@ class Failed:
 
 @final
 class Call:
-    """A command on its way: queued, then sent, then answered. ``task`` is None once nobody waits for it."""
+    """A command on its way: queued, then sent, then answered. ``task`` is None once nobody waits for it.
 
-    __slots__ = ("at_s", "block_s", "deadline_s", "packed", "reply", "task")
+    Or several commands, ``count``, that are sent together: ``earlier`` are the replies before the last one.
+    """
 
-    def __init__(self, packed: bytes, task: Task, at_s: float, block_s: float, deadline_s: float) -> None:
+    __slots__ = ("at_s", "block_s", "count", "deadline_s", "earlier", "packed", "reply", "task")
+
+    def __init__(
+        self, packed: bytes, task: Task, at_s: float, block_s: float, deadline_s: float, *, count: int = 1
+    ) -> None:
         self.packed = packed
+        self.count = count
+        self.earlier: list[Any] = []
         self.task: Task | None = task
         self.at_s = at_s
         self.block_s = block_s
@@ -41,6 +48,14 @@ class Call:
         self.task = None
         return Abort.SUCCEEDED
 
+    def take(self, reply: object) -> bool:
+        """The next reply, in order; True if that was the last."""
+        if len(self.earlier) + 1 < self.count:
+            self.earlier.append(reply)
+            return False
+        self.answer(reply)
+        return True
+
     def answer(self, reply: object) -> None:
         """Wake the waiting task, if there still is one."""
         self.reply = reply
@@ -50,8 +65,21 @@ class Call:
             reschedule(task)
 
 
-def pack_others(args: tuple[Any, ...]) -> bytes:
-    """Pack a command that holds other kinds of bytes. Raises redis.exceptions.DataError for what is no bytes at all."""
+def pack(args: tuple[Any, ...]) -> bytes:
+    """A command as it is on the wire.
+
+    Raises:
+        redis.exceptions.DataError: an argument is neither text, bytes nor number.
+    """
+    try:
+        packed: bytes = hiredis.pack_command(args)
+    except TypeError:
+        packed = _pack_others(args)
+    return packed
+
+
+def _pack_others(args: tuple[Any, ...]) -> bytes:
+    """Pack a command that holds other kinds of bytes, or what is no bytes at all."""
     try:
         plain: tuple[Any, ...] = tuple(bytes(arg) if isinstance(arg, bytearray | memoryview) else arg for arg in args)
         packed: bytes = hiredis.pack_command(plain)

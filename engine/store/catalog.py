@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, final
 
+from engine.errors import KeyMalformed
+from engine.store.oddities import is_number
+from engine.store.retelling import BEING_FORGOTTEN, WITHDRAWN, Tables
 from engine.store.script import MAX_ITEMS, Script, WrongReply, chunks
 from engine.store.session import Broken, Deposed
 from engine.store.timetable import due_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from engine.store.session import Session
     from engine.store.timetable import Due
@@ -27,17 +31,14 @@ _DROP_WITHDRAWN = Script.load("drop_withdrawn")
 _EVENTS_LENGTH = 1_000
 """As the scripts have it."""
 
-_WITHDRAWN = "-"
-"""In the place of a definition: removed, and hidden for as long as processes declare it all the same."""
-
-_BEING_FORGOTTEN = ("", ">-")
-"""In the place of a definition, while runs of the task are left: behind it there is nothing, or it is withdrawn."""
-
 
 @final
 @dataclass(frozen=True, slots=True)
 class DeclaredSet:
-    """What some process declared: its pages, opaque here, and when the set was first seen (Redis ms)."""
+    """What some process declared: its pages, opaque here, and when the set was first seen (Redis ms).
+
+    No pages: whoever asked for it knows them.
+    """
 
     digest: str
     first_seen_ms: int
@@ -75,6 +76,12 @@ class Contents:
     withdrawn: tuple[str, ...] = ()
     """Tasks that were removed and that no declaration brings back: hidden, whatever set names them."""
 
+    history: str = ""
+    """The history of Redis in which this was read."""
+
+    tables: Tables = field(default_factory=partial(Tables, 0))
+    """Dynamic tasks and pauses as Redis holds them."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -86,8 +93,13 @@ class Event:
 
     @property
     def due(self) -> Due | None:
-        """What a wake-up is about; None for all other events."""
-        return due_of(self.fields["due"], float(self.fields["at"])) if self.name == "wake" else None
+        """What a wake-up is about; None for all other events, and for one that does not say."""
+        if self.name != "wake":
+            return None
+        try:
+            return due_of(self.fields["due"], float(self.fields["at"]))
+        except (KeyError, ValueError):
+            return None
 
 
 @final
@@ -130,7 +142,7 @@ class CatalogStore:
         """
         keys = self.session.keys
         names = [keys.declared(digest), keys.declarations, keys.version, keys.events, keys.unused, keys.dynamic]
-        names += [keys.workers, keys.declared(replaces)]
+        names += [keys.workers, keys.declared(replaces), keys.leader]
         latest = await self.version() if readmit and as_of is None else as_of or 0
         calls: list[tuple[int, str, Sequence[str]]] = [(number, page, ()) for number, page in enumerate(pages[:-1])]
         for chunk in chunks(readmit) or [()]:
@@ -144,10 +156,10 @@ class CatalogStore:
 
     async def version(self) -> int:
         """The version of the catalog and the pauses."""
-        return int(await self.session.query("GET", self.session.keys.version) or 0)
+        return await self.session.number(self.session.keys.version)
 
-    async def contents(self, known: Mapping[str, DeclaredSet] | None = None) -> Contents:
-        """Read the catalog. Sets in ``known`` are not read again: a digest's content never changes.
+    async def contents(self, known: Collection[str] = ()) -> Contents:
+        """Read the catalog. Sets with ``known`` digests come without pages: a digest's content never changes.
 
         The version is read first, so a change while reading shows as a newer version afterwards.
         """
@@ -155,21 +167,24 @@ class CatalogStore:
         version = await self.version()
         sets = []
         for digest, first_seen in (await query("HGETALL", keys.declarations)).items():
-            old = (known or {}).get(digest)
-            pages = old.pages if old else await self._pages(digest)
-            if not pages:
+            pages = () if digest in known else await self._pages(digest)
+            if not pages and digest not in known:
                 continue  # retired between the two looks
-            sets.append(DeclaredSet(digest=digest, first_seen_ms=int(first_seen), pages=pages))
+            sets.append(DeclaredSet(digest=digest, first_seen_ms=self._first_seen_ms(digest, first_seen), pages=pages))
+        # One without its revision goes whole to whoever reads definitions, as one that nobody understands.
         raw = await query("HGETALL", keys.dynamic)
-        texts = {task_id: text.partition("|")[2] for task_id, text in raw.items()}
+        texts = {task_id: _definition(text) for task_id, text in raw.items()}
         paused = await query("HGETALL", keys.paused)
+        history = await query("HGET", keys.generation, "id") or ""  # last: all of the above is of this one, or older
         return Contents(
             version=version,
             sets=tuple(sets),
-            dynamic={task_id: text for task_id, text in texts.items() if text not in (*_BEING_FORGOTTEN, _WITHDRAWN)},
-            forgotten=tuple(task_id for task_id, text in texts.items() if text in _BEING_FORGOTTEN),
-            paused={task_id: _pause(text) for task_id, text in paused.items()},
-            withdrawn=tuple(task_id for task_id, text in texts.items() if text == _WITHDRAWN),
+            dynamic={task_id: text for task_id, text in texts.items() if text not in (*BEING_FORGOTTEN, WITHDRAWN)},
+            forgotten=tuple(task_id for task_id, text in texts.items() if text in BEING_FORGOTTEN),
+            paused={task_id: self._pause(task_id, text) for task_id, text in paused.items()},
+            withdrawn=tuple(task_id for task_id, text in texts.items() if text == WITHDRAWN),
+            history=history,
+            tables=Tables(version, dynamic=raw, paused=paused),
         )
 
     async def retire(self, leader: str, digests: Sequence[str], *, after_ms: int) -> list[str]:
@@ -261,22 +276,23 @@ class CatalogStore:
 
         ``last_ids`` names the streams to read, see ``start``. Never cancel this: unblock the lane of events instead.
         """
-        raw = await self.session.transport.events.execute_command(
-            "XREAD", "COUNT", 500, "BLOCK", block_ms, "STREAMS", *last_ids, *last_ids.values()
-        )
+        words = ("XREAD", "COUNT", 500, "BLOCK", block_ms, "STREAMS", *last_ids, *last_ids.values())
+        redis, keys = self.session.transport.events, self.session.keys
+        raw = await self.session.guarded(lambda: redis.execute_command(*words), *last_ids)
         ids, found = dict(last_ids), []
         for stream, entries in raw or []:
             for entry_id, fields in entries:
                 ids[stream] = entry_id
-                found.append(Event(name=fields.get("event", "wake"), fields=fields))
+                event = Event(name="wake" if stream == keys.wake else fields.get("event", ""), fields=fields)
+                found.append(event)
+                if event.name == "" or (event.name == "wake" and event.due is None):
+                    self.session.oddities.tell(stream, f"{entry_id} {fields}", "passed over")
         return found, ids
 
     async def note(self, event: str, what: str, *, who: str) -> None:
         """Keep an event of something that changes nothing in Redis; there twice, perhaps, if it is repeated."""
         fields = ("event", event, "what", what, "who", who)
-        await self.session.transport.commands.execute_command(
-            "XADD", self.session.keys.events, "MAXLEN", "~", _EVENTS_LENGTH, "*", *fields
-        )
+        await self.session.query("XADD", self.session.keys.events, "MAXLEN", "~", _EVENTS_LENGTH, "*", *fields)
 
     async def recent_events(self, *, count: int) -> list[RecordedEvent]:
         """What changed lately, and who changed it: at most so many events, the newest first."""
@@ -296,19 +312,42 @@ class CatalogStore:
         return ids
 
     async def _pages(self, digest: str) -> tuple[str, ...]:
-        raw = await self.session.query("HGETALL", self.session.keys.declared(digest))
-        return tuple(raw[number] for number in sorted(raw, key=int))
+        key = self.session.keys.declared(digest)
+        try:
+            raw = await self.session.query("HGETALL", key)
+        except KeyMalformed:  # the log was told; the other sets are read
+            return ()
+        for number in raw:
+            if not is_number(number):
+                self.session.oddities.tell(key, number, "passed over")
+        return tuple(raw[number] for number in sorted(filter(is_number, raw), key=int))
+
+    def _first_seen_ms(self, digest: str, text: str) -> int:
+        if is_number(text):
+            return int(text)
+        self.session.oddities.tell(self.session.keys.declarations, f"{digest} {text}", "taken for the oldest set")
+        return 0
+
+    def _pause(self, task_id: str, text: str) -> Pause:
+        until, _, details = text.partition("|")
+        if is_number(until):
+            return Pause(until_ms=int(until) or None, details=details)
+        what = "the task stays paused until it is resumed"
+        self.session.oddities.tell(self.session.keys.paused, f"{task_id} {text}", what)
+        return Pause(until_ms=None, details="")
 
     async def _set_pause(
         self, task_ids: Sequence[str], operation_id: str, who: str, until: int | str, details: str
     ) -> list[bool]:
         keys, replies = self.session.keys, list[bool]()
         for number, chunk in enumerate(chunks(task_ids)):
-            names = [keys.paused, keys.version, keys.events, keys.once_of(operation_id, number)]
+            names = [keys.paused, keys.version, keys.events, keys.once_of(operation_id, number), keys.leader]
             replies += map(bool, await self.session.call(_PAUSE, names, who, until, details, *chunk))
         return replies
 
 
-def _pause(text: str) -> Pause:
-    until, _, details = text.partition("|")
-    return Pause(until_ms=int(until) or None, details=details)
+def _definition(text: str) -> str:
+    """What stands behind the revision; text that is no JSON where there is none."""
+    revision, bar, definition = text.partition("|")
+    marked = not revision and definition in (*BEING_FORGOTTEN, WITHDRAWN)
+    return definition if bar and (marked or is_number(revision)) else f"?{text}"

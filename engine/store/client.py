@@ -7,10 +7,11 @@ this subclass replaces what uses the pool and keeps the commands, their signatur
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, Self, final
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from engine.errors import CommandRefused
@@ -55,7 +56,7 @@ class Client(Redis):
     """
 
     def __init__(self, request: Request, *, may_block: bool) -> None:
-        super().__init__(decode_responses=True, protocol=2)
+        super().__init__(connection_pool=_unused_pool())
         self._request = request
         self._may_block = may_block
         self._known: dict[object, _Known] = {}
@@ -135,6 +136,12 @@ class Client(Redis):
     def client(self) -> NoReturn:
         """Refused: there is one connection to a lane."""
         raise CommandRefused("client()", "use this client from as many tasks as you like")
+
+
+@cache
+def _unused_pool() -> ConnectionPool:
+    """redis-py reads off its pool how replies are shaped, and making one for each client costs it milliseconds."""
+    return ConnectionPool(decode_responses=True, protocol=2)
 
 
 def block_of_s(args: tuple[Any, ...], first: int) -> float:

@@ -17,13 +17,14 @@ import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from engine.errors import RedisUnavailable
-from engine.store.call import PENDING, Call, Failed, pack_others
+from engine.store.call import PENDING, Call, Failed, pack
 from engine.store.dial import DialFailed, log_in, open_stream
-from engine.store.replies import DROPS_CONNECTION, Refusals, failure_in, reply_error
+from engine.store.patience import Telling
+from engine.store.replies import DROPS_CONNECTION, RECOVERING, Refusals, failure_in, reply_error
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from engine.address import Address
     from engine.store.dial import Exchange
@@ -36,11 +37,6 @@ logger = logging.getLogger("fastapi.task-manager.link")
 _RECEIVE_BYTES: Final = 65536
 _GRACE_S: Final = 0.05
 """Time for replies that arrived while this process was itself stopped, before their connection is given up."""
-
-_TOLD_AT_ONCE: Final = 5
-"""Failures to connect that are each told to the log, as are later ones for another reason."""
-_TOLD_AGAIN_S: Final = 60.0
-"""Between two lines about later failures for the same reason."""
 
 _CLOSED: Final = "the link was closed"
 _NO_MORE: Final = object()
@@ -85,6 +81,9 @@ class Connection:
 
         self.up_since_s: float | None = None
         self.client_id: int | None = None
+        self.refused_at_s: float = -math.inf
+        """When the last reply came that said "not now"."""
+
         self.last_error: str | None = None
         self.commands_sent = self.bytes_sent = self.bytes_received = self.connects = self.drops = 0
 
@@ -108,10 +107,23 @@ class Connection:
             redis.exceptions.ResponseError: Redis refused it.
             redis.exceptions.DataError: an argument that is neither text, bytes nor number.
         """
-        try:
-            packed = hiredis.pack_command(args)
-        except TypeError:
-            packed = pack_others(args)
+        reply = await self._outcome(self._enqueue(pack(args), block_s, 1))
+        if type(reply) is Failed:
+            raise reply.error
+        return reply
+
+    async def request_together(self, commands: Sequence[tuple[Any, ...]], block_s: float) -> list[Any]:
+        """Send commands over one connection, nobody else's between them. Replies in order, errors as `Failed`.
+
+        ``block_s`` is how long they block together. Raises as `request` does, where there is no answer to all of them.
+        """
+        call = self._enqueue(b"".join([pack(args) for args in commands]), block_s, len(commands))
+        last = await self._outcome(call)
+        if len(call.earlier) + 1 < call.count:
+            raise last.error  # the connection was lost
+        return [*call.earlier, last]
+
+    def _enqueue(self, packed: bytes, block_s: float, count: int) -> Call:
         if self.up_since_s is None:
             self._admit(len(packed))
         now_s = trio.current_time()
@@ -120,20 +132,21 @@ class Connection:
         if newest is not None and newest.deadline_s > deadline_s - block_s and newest.reply is PENDING:
             # Behind one that blocks for longer: our turn begins when that one ends.
             deadline_s = max(deadline_s, newest.deadline_s + block_s)
-        call = self._newest = Call(packed, current_task(), now_s, block_s, deadline_s)
+        call = self._newest = Call(packed, current_task(), now_s, block_s, deadline_s, count=count)
         self._queue[call] = None
         if self._idle_sender is not None:
             reschedule(self._idle_sender)
             self._idle_sender = None
+        return call
+
+    async def _outcome(self, call: Call) -> Any:
+        """The last reply, an error as `Failed`."""
         try:
             await wait_task_rescheduled(call.abandon)
         except trio.Cancelled:
             self._withdraw(call)
             raise
-        reply = call.reply
-        if type(reply) is Failed:
-            raise reply.error
-        return reply
+        return call.reply
 
     def blocking_call(self) -> Call | None:
         """The blocking command that Redis is working on, or that is the next to reach it, if any."""
@@ -148,6 +161,10 @@ class Connection:
         """How long the oldest command has waited, beyond the time it asked Redis to block; 0 if none waits."""
         oldest = self._oldest()
         return 0.0 if oldest is None else max(0.0, trio.current_time() - oldest.at_s - oldest.block_s)
+
+    def refusal(self) -> str | None:
+        """Why Redis refuses what comes over this connection, while it does."""
+        return self._refusals.reason
 
     def _admit(self, size_bytes: int) -> None:
         """Take a command into the queue of a connection that is down, or refuse it."""
@@ -188,7 +205,7 @@ class Connection:
             self._queued_bytes = 0
 
     async def _keep_up(self) -> None:
-        failures, told_s = 0, -math.inf
+        failures, telling, connected = 0, Telling(), logging.INFO
         while True:
             await self._after()
             try:
@@ -196,37 +213,43 @@ class Connection:
             except DialFailed as error:
                 failures += 1
                 delay_s = self._settings.backoff.delay_s(failures, self._chance())
-                news = failures <= _TOLD_AT_ONCE or error.reason != self.last_error
-                if news or trio.current_time() - told_s >= _TOLD_AGAIN_S:
-                    level, told_s = logging.WARNING, trio.current_time()
-                else:
-                    level = logging.DEBUG
                 self.last_error = error.reason
                 logger.log(
-                    level,
+                    telling.level(error.reason, trio.current_time()),
                     "cannot connect to Redis at %s (%s): %s; next try in %.2f s",
                     self._address.label,
                     self._name,
                     error.reason,
                     delay_s,
                 )
+                connected = logging.INFO
                 await trio.sleep(delay_s)
                 continue
             connected_s = trio.current_time()
+            logger.log(connected, "connected to Redis at %s (%s)", self._address.label, self._name)
             reason = await self._serve(stream, client_id)
             # A server that hangs up right after each login must not be dialled in a hot loop.
             lasted = trio.current_time() - connected_s > self._settings.backoff.ceiling_s
             failures = 1 if lasted else failures + 1
             delay_s = self._settings.backoff.delay_s(failures, self._chance())
-            logger.warning(
-                "lost Redis at %s (%s): %s; next try in %.2f s", self._address.label, self._name, reason, delay_s
+            level = telling.level(reason, trio.current_time())
+            connected = logging.INFO if level == logging.WARNING else level  # lost again and again: told as seldom
+            logger.log(
+                level,
+                "lost Redis at %s (%s): %s; next try in %.2f s",
+                self._address.label,
+                self._name,
+                reason,
+                delay_s,
             )
             await trio.sleep(delay_s)
 
     async def _connect(self) -> tuple[trio.abc.Stream, int]:
         try:
             with trio.fail_after(self._settings.connect_timeout_s):
-                self.server = await self._topology.locate()
+                former, self.server = self.server, await self._topology.locate()
+                if self.server != former:
+                    self._refusals = Refusals()
                 try:
                     return await self._enter(self.server)
                 except DialFailed as error:
@@ -260,7 +283,6 @@ class Connection:
         self.connects += 1
         self.client_id, self.up_since_s = client_id, trio.current_time()
         self._renew_deadlines()
-        logger.info("connected to Redis at %s (%s)", self._address.label, self._name)
         self._on_change()
         try:
             async with trio.open_nursery() as nursery:
@@ -323,7 +345,7 @@ class Connection:
                 self._queue = {}
                 self._waiting.extend(batch)
                 data = b"".join([call.packed for call in batch])
-                self.commands_sent += len(batch)
+                self.commands_sent += sum([call.count for call in batch])
                 self.bytes_sent += len(data)
                 await stream.send_all(data)
         except trio.BrokenResourceError as error:
@@ -347,12 +369,13 @@ class Connection:
                 self._note_duration()
                 while (reply := reader.gets()) is not _NO_MORE:
                     if not waiting:
-                        self.drop(f"the server sent a reply to no command: {self._address.redact(repr(reply))}")
+                        self.drop(f"the server sent a reply to no command: {self._address.redact(repr(reply))[:500]}")
                         return
                     if errors:
                         reply = self._judge(reply, errors)
                         errors.clear()
-                    waiting.popleft().answer(reply)
+                    if waiting[0].take(reply):
+                        waiting.popleft()
             self.drop("the server closed the connection")
         except trio.BrokenResourceError as error:
             self.drop("the connection broke", error)
@@ -365,9 +388,13 @@ class Connection:
         if error is None:
             return reply
         if isinstance(error, RedisUnavailable):
+            self.refused_at_s = trio.current_time()
             if isinstance(error.__cause__, DROPS_CONNECTION) or self._topology.has_left(error):
                 self.drop(error.reason, error)
-            elif not self._topology.concerns_others(error) and self._refusals.began(trio.current_time()):
+                self._refusals.began(trio.current_time(), error.reason)
+            elif str(error.__cause__).startswith(RECOVERING):
+                pass
+            elif not self._topology.concerns_others(error) and self._refusals.began(trio.current_time(), error.reason):
                 logger.warning(
                     "Redis at %s refuses commands (%s): %s; they are tried again",
                     self._address.label,

@@ -149,7 +149,7 @@ def expect(step: str, reply: object, address: Address) -> None:
     """Raise DialFailed, without a password, if the reply to that step is an error."""
     if isinstance(reply, Exception):
         said = reply.reason if isinstance(reply, RedisUnavailable) else str(reply)
-        raise DialFailed(address.redact(f"{step}: {said}")) from reply
+        raise DialFailed(address.redact(f"{step}: {said}")[:500]) from reply
 
 
 def _why(error: BaseException) -> str:

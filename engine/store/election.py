@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from engine.store.keys import SCHEMA
+from engine.store.oddities import LONGEST_MS
 from engine.store.script import Script
 
 if TYPE_CHECKING:
     from engine.store.session import Session
 
-__all__ = ["Elected", "ElectionStore", "Held", "Lost", "Renewed"]
+__all__ = ["Elected", "ElectionStore", "Held", "Lost", "OtherHistory", "Renewed"]
 
 _ELECT = Script.load("elect")
 _RENEW = Script.load("renew")
@@ -43,12 +44,23 @@ class Held:
 
 @final
 @dataclass(frozen=True, slots=True)
+class OtherHistory:
+    """Redis goes on with another history (empty: with none) than the one that knows what this worker remembers."""
+
+    id: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """The lease was extended. ``minimum_ms`` is the first instant in ``due``, None when nothing is due ever."""
 
     redis_ms: int
     minimum_ms: int | None
     version: int
+
+    beyond: bool = False
+    """Something in ``due`` is due at no instant at all: Troupe did not write it."""
 
 
 @final
@@ -66,13 +78,20 @@ class ElectionStore:
 
     session: Session
 
-    async def elect(self, worker: str, nonce: str, *, lease_ms: int) -> Elected | Held:
-        """Lead if nobody does. One nonce for each candidacy, so that a lost reply can be asked for again."""
+    async def elect(
+        self, worker: str, nonce: str, *, lease_ms: int, history: str = ""
+    ) -> Elected | Held | OtherHistory:
+        """Lead if nobody does. One nonce for each candidacy, so that a lost reply can be asked for again.
+
+        ``history`` is the one that this worker has told all that it remembers: nobody leads in another one.
+        """
         keys = self.session.keys
-        names = [keys.leader, keys.epoch, keys.meta]
-        reply = await self.session.call(_ELECT, names, worker, nonce, lease_ms, SCHEMA)
+        names = [keys.leader, keys.epoch, keys.meta, keys.generation, keys.once(f"{worker}:{nonce}")]
+        reply = await self.session.call(_ELECT, names, worker, nonce, lease_ms, SCHEMA, history)
         if reply[0] == "led":
             return Elected(value=reply[1], redis_ms=reply[2])
+        if reply[0] == "other":
+            return OtherHistory(reply[1])
         return Held(worker=_worker(reply[1]), left_ms=max(0, reply[2]))
 
     async def renew(self, value: str, *, lease_ms: int) -> Renewed | Lost:
@@ -80,22 +99,28 @@ class ElectionStore:
         keys = self.session.keys
         reply = await self.session.call(_RENEW, [keys.leader, keys.due, keys.version], value, lease_ms)
         if reply[0] == "lost":
-            return Lost(worker=_worker(reply[1]) if reply[1] else None)
+            return Lost(worker=(_worker(reply[1]) or None) if reply[1] else None)
         return Renewed(
             redis_ms=reply[1],
-            minimum_ms=int(float(reply[2])) if reply[2] else None,
+            minimum_ms=int(max(0.0, min(float(reply[2]), LONGEST_MS))) if reply[2] else None,
             version=int(reply[3]),
+            beyond=bool(reply[4]) and float(reply[4]) > LONGEST_MS,
         )
 
     async def resign(self, value: str) -> bool:
-        """Stop leading and tell the followers. False: it led no longer."""
+        """Stop leading and tell the followers. False: it led no longer.
+
+        A candidacy whose answer was lost resigns with what it knows, ``worker::nonce``: it leads neither now nor later.
+        """
         keys = self.session.keys
-        return bool(await self.session.call(_RESIGN, [keys.leader, keys.events], value))
+        worker, _, nonce = value.rsplit(":", 2)
+        names = [keys.leader, keys.events, keys.once(f"{worker}:{nonce}")]
+        return bool(await self.session.call(_RESIGN, names, value))
 
     async def leader(self) -> str | None:
         """The worker that leads, None when nobody does."""
         value = await self.session.query("GET", self.session.keys.leader)
-        return _worker(value) if value else None
+        return (_worker(value) or None) if value else None
 
 
 def _worker(value: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextvars import Token
 
 _governing: ContextVar[Callable[[], float]] = ContextVar("the wall clock of the fake server at work", default=time.time)
 
@@ -40,11 +40,16 @@ def govern_fakeredis() -> None:
             module.time = _STAND_IN  # type: ignore[attr-defined] # a module's global, not declared anywhere
 
 
-@contextmanager
-def governed_by(wall: Callable[[], float]) -> Iterator[None]:
-    """Within the block, fakeredis takes ``wall()``, Unix seconds, for now."""
-    token = _governing.set(wall)
-    try:
-        yield
-    finally:
-        _governing.reset(token)
+@final
+class Governed:
+    """A context manager: within its block, fakeredis takes ``wall()``, Unix seconds, for now."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._tokens: list[Token[Callable[[], float]]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_governing.set(self._wall))
+
+    def __exit__(self, *exc_info: object) -> None:
+        _governing.reset(self._tokens.pop())

@@ -18,12 +18,31 @@ CONSUMER_GROUP = "workers"
 """The consumer group of both streams. The scripts name it too (``lib.lua``)."""
 
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of all this. Grows with every change after which other versions would misread each other's keys."""
 
 
 PRIORITIES = ("high", "low")
 """The streams, by what their names end with."""
+
+
+_KINDS = {
+    name: kind
+    for kind, names in {
+        "string": ("version", "leader", "epoch", "passed", "mark", "once:"),
+        "hash": (
+            *("meta", "generation", "retold", "declarations", "unused", "dynamic", "paused", "cleared", "workers"),
+            "declared:",
+            "run:",
+            "live:",
+        ),
+        "zset": ("due", "leases", "workers:seen"),
+        "set": ("cancel",),
+        "stream": ("wake", "stream:high", "stream:low", "dead", "events", "aside", "ledger:"),
+    }.items()
+    for name in names
+}
+"""What each key is, by its name or what that begins with."""
 
 
 @final
@@ -44,13 +63,29 @@ class Keys:
         return self.tag + "meta"
 
     @cached_property
+    def generation(self) -> str:
+        """HASH: one history of this Redis (``id``), who serves it (``server``), and its recovery. Stays."""
+        return self.tag + "generation"
+
+    @cached_property
+    def retold(self) -> str:
+        """HASH run id -> its slot, ms: runs of which workers told, and Redis knew neither run nor verdict.
+
+        ``due`` may stand at their slots still. Ends when a leader has moved it past them, or after an hour.
+        """
+        return self.tag + "retold"
+
+    @cached_property
     def version(self) -> str:
         """STRING counter, bumped by every change of catalog or pause. Stays."""
         return self.tag + "version"
 
     @cached_property
     def leader(self) -> str:
-        """STRING ``worker:epoch:nonce``. Expires with the leader's lease."""
+        """STRING ``worker:epoch:nonce``. Expires with the leader's lease.
+
+        ``:0:<history>`` while workers tell Redis what it forgot: then nobody leads, for one lease at most.
+        """
         return self.tag + "leader"
 
     @cached_property
@@ -176,8 +211,29 @@ class Keys:
         return self.tag + "events"
 
     @cached_property
+    def mark(self) -> str:
+        """STRING, empty: what is written only for replicas to acknowledge. Expires after 600 s."""
+        return self.tag + "mark"
+
+    @cached_property
+    def aside(self) -> str:
+        """STREAM of what was found in these keys and is not Troupe's, taken out of its way. Trimmed to about 1,000."""
+        return self.tag + "aside"
+
+    def kind(self, key: str) -> str | None:
+        """The type that one of these keys has in Redis, as TYPE says it; None for any other."""
+        if not key.startswith(self.tag):
+            return None
+        name = key.removeprefix(self.tag)
+        return _KINDS.get(name) or _KINDS.get(name.partition(":")[0] + ":")
+
+    def is_shared(self, key: str) -> bool:
+        """Is it one of the keys that an application has once?"""
+        return key.startswith(self.tag) and key.removeprefix(self.tag) in _KINDS
+
+    @cached_property
     def run_scripts(self) -> tuple[str, ...]:
-        """KEYS[1..11] of every script that changes runs, in the order that ``lib.lua`` names them."""
+        """KEYS[1..12] of every script that changes runs, in the order that ``lib.lua`` names them."""
         return (
             self.leader,
             self.due,
@@ -190,6 +246,7 @@ class Keys:
             self.dead,
             self.events,
             self.runs,
+            self.generation,
         )
 
     def of_run(self, run_id: str) -> tuple[str, str, str]:

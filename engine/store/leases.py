@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
+from engine.domain.names import is_run_id
 from engine.store.keys import CONSUMER_GROUP, PRIORITIES
+from engine.store.oddities import instant_ms
 from engine.store.presence import Account
-from engine.store.runs import Entry
+from engine.store.runs import Entry, entries_of
 from engine.store.script import MAX_ITEMS, Script, WrongReply
 from engine.store.session import Broken
+from engine.store.tidying import tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from engine.store.session import Session
 
 __all__ = ["DEAD_LENGTH", "Beat", "Lease", "LeaseStore", "Pending", "PendingEntry", "Presence", "Reclaimed"]
-
-log = logging.getLogger("fastapi.task-manager.reconciler")
 
 _BEAT = Script.load("beat")
 _RECLAIM = Script.load("reclaim")
@@ -59,6 +58,18 @@ class Beat:
 
     stop: frozenset[tuple[str, int]]
     """Runs and fences that somebody has asked to stop."""
+
+    history: str
+    """With which Redis goes on. With another one than was shown the beat renewed nothing."""
+
+    roster: int
+    """Another number than before: a worker came or went."""
+
+    beats: int
+    """How many were acknowledged so far, to any worker. Redis has lost something if it knows of fewer."""
+
+    passed_ms: int
+    """The latest slot that any task was moved past, which the clock of Redis may be behind of; 0: none."""
 
 
 @final
@@ -133,33 +144,60 @@ class LeaseStore:
     session: Session
 
     async def beat(
-        self, worker: str, held: Sequence[tuple[str, int]], *, lease_ms: int, details: str, draining: bool
+        self,
+        worker: str,
+        held: Sequence[tuple[str, int]],
+        *,
+        lease_ms: int,
+        details: str,
+        draining: bool,
+        history: str = "",
     ) -> Beat:
-        """Renew every lease that this worker holds, and its presence. Revives nothing that was lost."""
+        """Renew every lease that this worker holds, and its presence. Revives nothing that was lost.
+
+        ``history`` is the one that this worker has told all that it remembers.
+        """
         keys = self.session.keys
-        names = [keys.leases, keys.cancel, keys.workers, keys.workers_seen, keys.version]
+        names = [keys.leases, keys.cancel, keys.workers, keys.workers_seen, keys.version, keys.generation]
+        names += [keys.passed]
         presence = f"{'D' if draining else '-'}|{details}"
         lost: set[tuple[str, int]] = set()
         stop: set[tuple[str, int]] = set()
-        redis_ms = version = 0
+        redis_ms = version = roster = beats = passed_ms = 0
+        found = history
         for start in range(0, max(1, len(held)), MAX_ITEMS):
             members = [f"{run_id}#{fence}" for run_id, fence in held[start : start + MAX_ITEMS]]
-            reply = await self.session.call(_BEAT, names, worker, presence, lease_ms, *members)
-            redis_ms, version = int(reply[0]), int(reply[1])
+            reply = await self.session.call(_BEAT, names, worker, presence, lease_ms, history, *members)
+            redis_ms, version, found = int(reply[0]), int(reply[1]), reply[4]
+            roster, beats, passed_ms = int(reply[5]), int(reply[6]), int(reply[7])
             lost.update(_member(member) for member in reply[2])
             stop.update(_member(member) for member in reply[3])
-        return Beat(redis_ms=redis_ms, version=version, lost=frozenset(lost), stop=frozenset(stop))
+            if found != history:
+                break
+        return Beat(
+            redis_ms=redis_ms,
+            version=version,
+            lost=frozenset(lost),
+            stop=frozenset(stop),
+            history=found,
+            roster=roster,
+            beats=beats,
+            passed_ms=passed_ms,
+        )
 
     async def expiring(self, until_ms: int, *, page: int = 500, most: int = 50_000) -> list[Lease]:
-        """Leases that end before ``until_ms``, the first to end first, read page by page; about ``most`` of them."""
+        """Leases that end before ``until_ms``, the first to end first, read page by page; about ``most`` of them.
+
+        What is no lease is passed over: see ``tidy``.
+        """
         found: dict[str, Lease] = {}
-        start_ms: int | str = "-inf"
-        seen_there = 0  # of the leases that end at start_ms; a beat gives all leases of its worker one end
+        start = float("-inf")
+        seen_there = 0  # of the leases that end at start; a beat gives all leases of its worker one end
         while len(found) < most:
             raw = await self.session.query(
                 "ZRANGEBYSCORE",
                 self.session.keys.leases,
-                start_ms,
+                str(start),
                 until_ms,
                 "WITHSCORES",
                 "LIMIT",
@@ -168,17 +206,20 @@ class LeaseStore:
                 withscores=True,
             )
             for member, score in raw:
-                if _is_ours(member):
-                    found[member] = Lease(*_member(member), expiry_ms=int(score))
-                else:
-                    _warn_of(member)
+                expiry_ms = instant_ms(score)
+                if expiry_ms is not None and _is_ours(member):
+                    found[member] = Lease(*_member(member), expiry_ms=expiry_ms)
             if len(raw) < page:
                 break
-            last_ms = int(raw[-1][1])
-            there = sum(int(score) == last_ms for _, score in raw)
-            seen_there = seen_there + there if last_ms == start_ms else there
-            start_ms = last_ms
+            last = raw[-1][1]
+            there = sum(score == last for _, score in raw)
+            seen_there = seen_there + there if last == start else there
+            start = last
         return list(found.values())
+
+    async def tidy(self) -> frozenset[str]:
+        """Set aside what is no lease, and have those end now whose end is no instant; the members that were so."""
+        return await tidy(self.session, "leases")
 
     async def reclaim(
         self, leader: str, leases: Sequence[Lease], *, max_deliveries: int, story: str
@@ -202,25 +243,28 @@ class LeaseStore:
             while True:
                 raw = await self.session.query("XPENDING", stream, CONSUMER_GROUP, start, "+", page, parse_detail=True)
                 idle = [item for item in raw if item["time_since_delivered"] >= min_idle_ms]
-                names = await self._names(stream, [item["message_id"] for item in idle])
+                there, named = await self._named(priority, [item["message_id"] for item in idle])
                 for item in idle:
                     entry_id = item["message_id"]
-                    if entry_id in names:
-                        entry = Entry(names[entry_id], entry_id, priority)
-                        entries.append(PendingEntry(entry, item["consumer"], item["time_since_delivered"]))
-                    else:
+                    if entry_id in named:
+                        entries.append(PendingEntry(named[entry_id], item["consumer"], item["time_since_delivered"]))
+                    elif entry_id not in there:
                         deleted.append((priority, entry_id))
                 if len(raw) < page:
                     break
                 start = _after(raw[-1]["message_id"])
         return Pending(tuple(entries), tuple(deleted))
 
-    async def _names(self, stream: str, entry_ids: Sequence[str]) -> dict[str, str]:
-        """The runs that entries of a page of the pending list name, by id; those between them are pending too."""
+    async def _named(self, priority: str, entry_ids: Sequence[str]) -> tuple[set[str], dict[str, Entry]]:
+        """Which entries of a page of the pending list are there, and those that name runs, by id."""
         if not entry_ids:
-            return {}
+            return set(), {}
+        stream = self.session.keys.stream(priority)
         raw = await self.session.query("XRANGE", stream, entry_ids[0], entry_ids[-1])
-        return {entry_id: fields["run"] for entry_id, fields in raw}
+        pending = set(entry_ids)
+        read = [(entry_id, fields) for entry_id, fields in raw if entry_id in pending]  # between them others may be
+        named = await entries_of(self.session, [(stream, read)], {stream: priority})
+        return {entry_id for entry_id, _ in read}, {entry.entry_id: entry for entry in named}
 
     async def acknowledge_deleted(self, deleted: Sequence[tuple[str, str]]) -> None:
         """Have the groups wait no longer for entries that are not there. Those of runs go by ``release``."""
@@ -233,20 +277,24 @@ class LeaseStore:
         return int(await self.session.query("XLEN", self.session.keys.dead))
 
     async def workers(self) -> list[Presence]:
-        """Every worker that is present, the last seen first."""
+        """Every worker that is present, the last seen first. One that never was, and can be buried, comes last."""
         query, keys = self.session.query, self.session.keys
         seen = dict(await query("ZREVRANGE", keys.workers_seen, 0, -1, "WITHSCORES", withscores=True))
         said = await query("HGETALL", keys.workers)
-        return [
-            Presence(worker=worker, draining=text[0] == "D", details=text[2:], seen_ms=int(seen[worker]))
-            for worker in seen
-            if (text := said.get(worker))
-        ]
+        found = []
+        for worker in [*(worker for worker in seen if worker in said), *(said.keys() - seen.keys())]:
+            text, seen_ms = said[worker], instant_ms(seen.get(worker, 0))
+            if seen_ms is None:
+                self.session.oddities.tell(keys.workers_seen, f"{worker} {seen[worker]}", "for its score, passed over")
+            else:
+                found.append(Presence(worker, draining=text[:1] == "D", details=text[2:], seen_ms=seen_ms))
+        return found
 
     async def bury(self, worker: str, *, seen_ms: int) -> str:
         """Forget a worker that is gone: ``buried``, or why not yet (``alive``, ``pending``, ``leased``)."""
         keys = self.session.keys
         names = [keys.stream_high, keys.stream_low, keys.workers, keys.workers_seen, keys.leases, keys.runs]
+        names.append(keys.generation)
         return str(await self.session.call(_BURY, names, worker, seen_ms))
 
     async def redis_ms(self) -> int:
@@ -256,14 +304,8 @@ class LeaseStore:
 
 
 def _is_ours(member: str) -> bool:
-    _, _, fence = member.rpartition("#")
-    return fence.isascii() and fence.isdigit()
-
-
-@lru_cache(maxsize=100)
-def _warn_of(member: str) -> None:
-    """Once in a process."""
-    log.warning("There is something among the leases that is none, and is passed over: %.200r", member)
+    run_id, _, fence = member.rpartition("#")
+    return fence.isascii() and fence.isdigit() and is_run_id(run_id)
 
 
 def _member(member: str) -> tuple[str, int]:

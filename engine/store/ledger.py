@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Cleared", "LedgerEntry", "LedgerStore"]
 
 _CLEAR = Script.load("clear")
+
+_CLEARED = re.compile(r"(?P<entry_id>[0-9]{1,20}-[0-9]{1,20})\|(?P<at_ms>[0-9]{1,15})")
 
 
 @final
@@ -62,13 +65,13 @@ class LedgerStore:
 
     async def newest(self, task_id: str, *, count: int) -> list[LedgerEntry]:
         """The newest verdicts of a task, the newest first."""
-        raw = await self.session.query("XREVRANGE", self.session.keys.ledger(task_id), "+", "-", "COUNT", count)
-        return [entry_of(entry_id, fields) for entry_id, fields in raw]
+        key = self.session.keys.ledger(task_id)
+        return self._entries(key, await self.session.query("XREVRANGE", key, "+", "-", "COUNT", count))
 
     async def all(self, task_id: str) -> list[LedgerEntry]:
         """Every verdict that is kept of a task, the oldest first."""
-        raw = await self.session.query("XRANGE", self.session.keys.ledger(task_id), "-", "+")
-        return [entry_of(entry_id, fields) for entry_id, fields in raw]
+        key = self.session.keys.ledger(task_id)
+        return self._entries(key, await self.session.query("XRANGE", key, "-", "+"))
 
     async def clear(self, task_ids: Sequence[str], operation_id: str, *, who: str) -> list[Cleared | Broken]:
         """Hide the statistics of these tasks up to now, for each of them to where; the verdicts stay.
@@ -88,8 +91,20 @@ class LedgerStore:
         text = await self.session.query("HGET", self.session.keys.cleared, task_id)
         if text is None:
             return None
-        entry_id, _, at_ms = text.partition("|")
-        return Cleared(entry_id, int(at_ms))
+        found = _CLEARED.fullmatch(text)
+        if found is None:
+            self.session.oddities.tell(self.session.keys.cleared, f"{task_id} {text}", "nothing is hidden")
+            return None
+        return Cleared(found["entry_id"], int(found["at_ms"]))
+
+    def _entries(self, key: str, raw: Sequence[tuple[str, Mapping[str, str]]]) -> list[LedgerEntry]:
+        found = []
+        for entry_id, fields in raw:
+            try:
+                found.append(entry_of(entry_id, fields))
+            except (KeyError, ValueError):
+                self.session.oddities.tell(key, f"{entry_id} {fields}", "passed over")
+        return found
 
 
 def _order(entry_id: str) -> tuple[int, int]:

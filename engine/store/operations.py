@@ -188,8 +188,13 @@ class OperationStore:
 
     async def dead(self, *, count: int) -> list[DeadRun]:
         """The newest of the runs that were given up on, the newest first."""
-        raw = await self.session.query("XREVRANGE", self.session.keys.dead, "+", "-", "COUNT", count)
-        return [_dead_run(entry_id, fields) for entry_id, fields in raw]
+        key, found = self.session.keys.dead, list[DeadRun]()
+        for entry_id, fields in await self.session.query("XREVRANGE", key, "+", "-", "COUNT", count):
+            try:
+                found.append(_dead_run(entry_id, fields))
+            except (KeyError, ValueError):
+                self.session.oddities.tell(key, f"{entry_id} {fields}", "passed over")
+        return found
 
     async def revive(self, entry_id: str, run_id: str, operation_id: str, *, who: str, queue_cap: int) -> TriggerReply:
         """Do what a dead run was to do, as a run of its own of this id; refused, it stays among the dead."""
@@ -215,8 +220,8 @@ class OperationStore:
         if text is None:
             return None
         revision, _, definition = text.partition("|")
-        if definition == "-":
-            return None  # withdrawn
+        if definition == "-" or not revision.isdecimal():
+            return None  # withdrawn, or none of ours
         return Dynamic(int(revision), "" if definition == ">-" else definition)
 
     async def define(
@@ -224,7 +229,7 @@ class OperationStore:
     ) -> DefineReply:
         """Make a task, or (``replaces``) give the one of this revision another definition."""
         keys = self.session.keys
-        names = [keys.dynamic, keys.version, keys.events, keys.once(operation_id), keys.paused]
+        names = [keys.dynamic, keys.version, keys.events, keys.once(operation_id), keys.paused, keys.leader]
         expected = "" if replaces is None else replaces
         word, revision = await self.session.call(_DEFINE, names, task_id, definition, expected, who)
         kinds: dict[str, type[Defined | Unchanged | Taken | Changed]] = {

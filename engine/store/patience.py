@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
+
+TOLD_AT_ONCE: Final = 5
+"""Failures for one reason that are each told to the log; after that one in a while."""
+
+TOLD_AGAIN_S: Final = 60.0
+"""That while; and the time without a failure after which the next one is news again."""
 
 
 @final
@@ -39,3 +47,23 @@ class LinkSettings:
     """Commands that wait on one connection while it is down; one more is refused at once."""
 
     queue_limit_bytes: int = 64 * 1024 * 1024
+
+
+@final
+class Telling:
+    """How loudly the failures of a connection are told, which may be lost as often as it is made."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._count = 0
+        self._failed_s = self._told_s = -math.inf
+
+    def level(self, reason: str, now_s: float) -> int:
+        """The level of the line about a failure: WARNING for the first ones, then for one in a minute; else DEBUG."""
+        if reason != self._reason or now_s - self._failed_s >= TOLD_AGAIN_S:
+            self._reason, self._count = reason, 0
+        self._count, self._failed_s = self._count + 1, now_s
+        if self._count > TOLD_AT_ONCE and now_s - self._told_s < TOLD_AGAIN_S:
+            return logging.DEBUG
+        self._told_s = now_s
+        return logging.WARNING

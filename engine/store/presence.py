@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
+from engine.domain.canonical import read_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -61,12 +63,17 @@ class Account:
     def from_json(cls, text: str) -> Self:
         """As much of it as this version understands: what is missing or of another type counts as not said."""
         try:
-            said = json.loads(text)
+            said = read_json(text)
         except ValueError:
             return cls()
         if not isinstance(said, dict):
             return cls()
-        return cls(**{name: said[name] for name, kind in _TYPES.items() if type(said.get(name)) is kind})
+        known: dict[str, Any] = {name: said[name] for name, kind in _TYPES.items() if type(said.get(name)) is kind}
+        if "runs" in known:
+            known["runs"] = [run_id for run_id in known["runs"] if isinstance(run_id, str)]
+        if "counts" in known:
+            known["counts"] = {name: count for name, count in known["counts"].items() if type(count) is int}
+        return cls(**known)
 
 
 _TYPES: Final = {

@@ -13,6 +13,9 @@ from redis.exceptions import ConnectionError as RefusedConnection
 
 from engine.errors import RedisUnavailable
 
+RECOVERING: Final = "RECOVERING"
+"""What scripts of ours answer while Redis is told what it forgot: no refusal of Redis, and over within a lease."""
+
 UNAVAILABLE: Final = MappingProxyType(
     {
         "LOADING": "it is loading its data",
@@ -26,6 +29,7 @@ UNAVAILABLE: Final = MappingProxyType(
         "NOREPLICAS": "too few replicas follow it for it to accept writes",
         "MISCONF": "it cannot save its data and refuses writes",
         "BUSY": "a script keeps it busy",
+        RECOVERING: "it lost data or was restarted, and its workers tell it what it forgot",
         "NOAUTH": "it wants a password",
         "OOM": "its memory is full: raise maxmemory or free some, and keep maxmemory-policy noeviction",
     }
@@ -43,6 +47,9 @@ _IN_SCRIPT = re.compile(
     r"ERR Error running script \(call to f_[0-9a-f]{40}\): (?:@user_script: ?\d+: )+-?(?P<error>[A-Z]+ .*)", re.DOTALL
 )
 
+# From 7.0 on, it says behind the error which script that was, and where.
+_PLACE = re.compile(r",? script: [0-9a-f]{40}, on @user_script:\d+\.$")
+
 
 def unwrap(text: str) -> str:
     """An error reply as Redis 7 words it: the error of a script's command itself, not that the script failed."""
@@ -57,7 +64,9 @@ def reply_error(text: str) -> RedisError | RedisUnavailable:
     meaning = UNAVAILABLE.get(text.partition(" ")[0])
     if meaning is None and not isinstance(cause, RefusedConnection):
         return cause
-    error = RedisUnavailable(f"{meaning} ({text})" if meaning else text)
+    if meaning is not None:
+        text = f"{meaning} ({_PLACE.sub('', text)})"
+    error = RedisUnavailable(text)
     error.__cause__ = cause
     return error
 
@@ -82,15 +91,22 @@ class Refusals:
 
     def __init__(self) -> None:
         self._last_s: float | None = None
+        self._meanings: set[str] = set()
+        self.reason: str | None = None
+        """Why it refused the last one, until that has ended."""
 
-    def began(self, now_s: float) -> bool:
-        """Redis has refused a command; True if it did not do so before."""
-        first, self._last_s = self._last_s is None, now_s
-        return first
+    def began(self, now_s: float, reason: str) -> bool:
+        """Redis has refused a command; True if it has not done so before for this reason, since it began to refuse."""
+        meaning = reason.partition(" (")[0]
+        new = meaning not in self._meanings
+        self._meanings.add(meaning)
+        self._last_s, self.reason = now_s, reason
+        return new
 
     def ended(self, now_s: float) -> bool:
         """True, once, when Redis has refused nothing for a while after it had."""
         if self._last_s is None or now_s - self._last_s < QUIET_S:
             return False
-        self._last_s = None
+        self._last_s = self.reason = None
+        self._meanings.clear()
         return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from redis.exceptions import ResponseError
 
-from engine.domain.names import task_of
+from engine.domain.names import is_run_id, task_of
 from engine.store.keys import CONSUMER_GROUP, PRIORITIES
 from engine.store.script import Script, WrongReply
 from engine.store.session import Broken, Done
@@ -40,6 +41,7 @@ _HAND_BACK = Script.load("hand_back")
 _DEFER = Script.load("defer")
 _RELEASE = Script.load("release")
 _ABANDON = Script.load("abandon")
+_BEGIN = Script.load("begin")
 
 _ANY_NUMBER = 2**53
 
@@ -161,8 +163,10 @@ class RunStore:
         """Make both streams and their consumer group, from the first entry on, where they are missing."""
         redis, keys = self.session.transport.commands, self.session.keys
         for priority in PRIORITIES:
+            stream = keys.stream(priority)
+            make = partial(redis.xgroup_create, stream, CONSUMER_GROUP, id="0", mkstream=True)
             try:
-                await redis.xgroup_create(keys.stream(priority), CONSUMER_GROUP, id="0", mkstream=True)
+                await self.session.guarded(make, stream)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -174,33 +178,53 @@ class RunStore:
         the lane of runs and take the reply. Makes the consumer groups when Redis has forgotten them.
         """
         keys = self.session.keys
-        names = {priority: keys.stream(priority) for priority in priorities}
+        names = {keys.stream(priority): priority for priority in priorities}
+        redis = self.session.transport.runs
+        where: dict[Any, Any] = dict.fromkeys(names, ">")
+        read = partial(redis.xreadgroup, CONSUMER_GROUP, worker, where, count=count, block=block_ms)
         try:
-            raw = await self.session.transport.runs.xreadgroup(
-                CONSUMER_GROUP, worker, dict.fromkeys(names.values(), ">"), count=count, block=block_ms
-            )
+            raw = await self.session.guarded(read, *names)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             await self.make_groups()
             return []
-        return _entries(raw or [], {name: priority for priority, name in names.items()})
+        return await entries_of(self.session, raw or [], names)
 
     async def unclaimed(self, worker: str, *, page: int = 500) -> list[Entry]:
-        """Everything pending for this worker: what it read, claimed or not, since it was never acknowledged."""
+        """Everything pending for this worker: what it read, claimed or not, since it was never acknowledged.
+
+        Nothing where Redis has forgotten the consumer groups.
+        """
         # Over the lane of runs: behind a read that was given up, whose entries it must see.
         redis, keys = self.session.transport.runs, self.session.keys
         found: list[Entry] = []
         for priority in PRIORITIES:
             last, stream = "0", keys.stream(priority)
             while True:
-                raw: Any = await redis.xreadgroup(CONSUMER_GROUP, worker, {stream: last}, count=page)
-                found += _entries(raw or [], {stream: priority})
+                read = partial(redis.xreadgroup, CONSUMER_GROUP, worker, {stream: last}, count=page)
+                try:
+                    raw: Any = await self.session.guarded(read, stream)
+                except ResponseError as error:
+                    if not str(error).startswith("NOGROUP"):
+                        raise
+                    break
+                found += await entries_of(self.session, raw or [], {stream: priority})
                 ids = [entry_id for _, entries in raw or [] for entry_id, _ in entries]
                 if len(ids) < page:
                     break
                 last = ids[-1]
         return found
+
+    async def held(self, worker: str, run_ids: Sequence[str], token: str) -> list[Hold]:
+        """Those of the runs that are in progress on this worker by their records, with their fences and this token."""
+        holds = []
+        for run_id in run_ids:
+            names = ("state", "worker", "fence")
+            state, owner, fence = await self.session.query("HMGET", self.session.keys.run(run_id), *names)
+            if (state, owner) == ("running", worker) and fence and fence.isdigit():
+                holds.append(Hold(run_id, int(fence), token))
+        return holds
 
     async def live(self, task_id: str) -> dict[str, str]:
         """The runs of a task that have not ended: run id -> queued, parked, running or waiting."""
@@ -224,15 +248,20 @@ class RunStore:
         raw = await self.session.on_runs(_CLAIM, (worker, token, lease_ms), [entry.item for entry in entries])
         return [_claim_reply(entry.run_id, reply) for entry, reply in zip(entries, raw, strict=True)]
 
+    async def begin(self, worker: str, hold: Hold) -> EndReply:
+        """Say that the body of a run begins whose workers were lost before: the loss of this one counts from now on."""
+        [reply] = await self.session.on_runs(_BEGIN, (worker,), [(hold.run_id, (hold.run_id, hold.fence))])
+        return _end_reply(reply)
+
     async def complete(self, worker: str, completions: Sequence[Completion]) -> list[EndReply]:
         """End runs for good, with their verdicts."""
         items = [(c.hold.run_id, (c.hold.run_id, c.hold.fence, c.verdict, c.reason, c.story)) for c in completions]
-        return [_end_reply(reply) for reply in await self.session.on_runs(_COMPLETE, (worker,), items)]
+        return [_end_reply(reply) for reply in await self.session.on_runs(_COMPLETE, (worker,), items, replicated=True)]
 
     async def fail(self, worker: str, failures: Sequence[Failure]) -> list[Waiting | Gone | Fenced | Broken]:
         """End attempts that are tried again after a delay."""
         items = [(f.hold.run_id, (f.hold.run_id, f.hold.fence, f.hold.token, f.delay_ms, f.story)) for f in failures]
-        replies = await self.session.on_runs(_FAIL, (worker,), items)
+        replies = await self.session.on_runs(_FAIL, (worker,), items, replicated=True)
         return [Waiting(raw[1]) if raw[0] == "waiting" else _refusal(raw) for raw in replies]
 
     async def hand_back(self, worker: str, holds: Sequence[Hold]) -> list[EndReply]:
@@ -243,7 +272,7 @@ class RunStore:
     async def abandon(self, worker: str, hold: Hold, *, reason: str, story: str) -> EndReply:
         """Write the verdict of a run whose thread goes on. Complete it when the thread has returned."""
         head = (worker, hold.run_id, hold.fence, reason, story)
-        [reply] = await self.session.on_runs(_ABANDON, head, [(hold.run_id, ())])
+        [reply] = await self.session.on_runs(_ABANDON, head, [(hold.run_id, ())], replicated=True)
         return _end_reply(reply)
 
     async def defer(
@@ -270,13 +299,17 @@ class RunStore:
         return [reply if isinstance(reply, str) else Broken(reply[1]) for reply in replies]
 
 
-def _entries(raw: Any, priority_of: dict[str, str]) -> list[Entry]:
-    return [
-        Entry(run_id=fields["run"], entry_id=entry_id, priority=priority_of[stream])
-        for stream, entries in raw
-        for entry_id, fields in entries
-        if fields  # an entry that was deleted while pending comes without fields
-    ]
+async def entries_of(session: Session, raw: Any, priority_of: dict[str, str]) -> list[Entry]:
+    """What was read of streams of runs. An entry that names no run is set aside, and the others go on."""
+    found = []
+    for stream, entries in raw:
+        for entry_id, fields in entries:
+            run_id = fields.get("run", "") if fields else ""
+            if is_run_id(run_id):
+                found.append(Entry(run_id=run_id, entry_id=entry_id, priority=priority_of[stream]))
+            elif fields:  # an entry that was deleted while pending comes without fields
+                await session.set_aside(priority_of[stream], entry_id, str(fields))
+    return found
 
 
 def _claim_reply(run_id: str, raw: Any) -> ClaimReply:

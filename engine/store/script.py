@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from engine.store.client import Client
 
-__all__ = ["MAX_ITEMS", "Script", "WrongReply", "chunks"]
+__all__ = ["MAX_ITEMS", "Script", "WrongReply", "chunks", "script_of"]
 
 MAX_ITEMS = 500
 """Items in one call of a script that takes many: 10,000 bare publications in one call hold Redis for about 41 ms."""
@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 class WrongReply(AssertionError):
     """A script answered something that its wrapper does not know: a bug in one of the two."""
+
+
+_loaded: dict[str, str] = {}
+"""The names of all scripts, by their SHA and by their text."""
 
 
 @final
@@ -45,7 +49,9 @@ class Script:
         if text.startswith(_INCLUDE):
             text = (folder / "lib.lua").read_text(encoding="utf-8") + text.removeprefix(_INCLUDE)
         digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
-        return cls(name=name, text=text, sha=digest)
+        script = cls(name=name, text=text, sha=digest)
+        _loaded[digest] = _loaded[text] = name
+        return script
 
     async def __call__(self, client: Client, keys: Iterable[str], args: Iterable[str | int]) -> Any:
         """Run it and return the reply as it came.
@@ -60,6 +66,11 @@ class Script:
             return await client.execute_command("EVALSHA", self.sha, len(names), *names, *args)
         except NoScriptError:
             return await client.execute_command("EVAL", self.text, len(names), *names, *args)
+
+
+def script_of(command: Sequence[Any]) -> str | None:
+    """The name of the script that this command runs; None if it runs none of ours."""
+    return _loaded.get(command[1]) if command[0] in {"EVALSHA", "EVAL"} else None
 
 
 def chunks(items: Sequence[T]) -> list[Sequence[T]]:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, final
 
 from engine.store.catalog import CatalogStore
 from engine.store.election import ElectionStore
+from engine.store.history import History
 from engine.store.keys import Keys
 from engine.store.leases import LeaseStore
 from engine.store.ledger import LedgerStore
 from engine.store.operations import OperationStore
+from engine.store.retelling import Retelling
 from engine.store.runs import RunStore
 from engine.store.session import Session
 from engine.store.timetable import Timetable
 
 if TYPE_CHECKING:
+    from engine.errors import KeyMalformed
     from engine.store.transport import Transport
 
 __all__ = ["Store"]
@@ -35,12 +38,25 @@ class Store:
     catalog: CatalogStore
     ledger: LedgerStore
     operations: OperationStore
+    retelling: Retelling
+    history: History
+
+    @property
+    def broken(self) -> KeyMalformed | None:
+        """The key of all that somebody waits for now because it holds what Troupe did not write."""
+        return self.runs.session.oddities.broken()
 
     @classmethod
-    def over(cls, transport: Transport, *, prefix: str, ledger_length: int = 1_000) -> Store:
-        """A store that sends its commands over ``transport``, under keys that begin with ``{prefix}:``."""
+    def over(
+        cls, transport: Transport, *, prefix: str, ledger_length: int = 1_000, history: History | None = None
+    ) -> Store:
+        """A store that sends its commands over ``transport``, under keys that begin with ``{prefix}:``.
+
+        ``history`` is what greets the connections of the transport, if it greets them so.
+        """
         keys = Keys(prefix)
         session = Session(transport, keys, ledger_length)
+        history = history or History(keys)
         return cls(
             transport=transport,
             keys=keys,
@@ -51,4 +67,6 @@ class Store:
             catalog=CatalogStore(session),
             ledger=LedgerStore(session),
             operations=OperationStore(session),
+            retelling=Retelling(session, history),
+            history=history,
         )

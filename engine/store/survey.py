@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 from redis.exceptions import ResponseError
 
-from engine.errors import RedisUnavailable
+from engine.errors import KeyMalformed, RedisUnavailable
 from engine.store.ledger import LedgerEntry, entry_of
 from engine.store.script import Script, WrongReply, chunks
 from engine.store.session import Broken
@@ -85,7 +85,7 @@ async def stories(session: Session, task_id: str) -> list[LiveStory]:
         async def read() -> Any:
             try:
                 return await session.query("HMGET", session.keys.run(run_id), *_STORY)
-            except ResponseError:  # not ours: as if it were not there
+            except KeyMalformed:  # not ours: as if it were not there
                 return [None] * len(_STORY)
 
         return read
@@ -95,7 +95,7 @@ async def stories(session: Session, task_id: str) -> list[LiveStory]:
     return [
         LiveStory(run_id, state, int(attempt), tuple(line for line in (story or "").split("\n") if line))
         for run_id, (state, attempt, abandoned, removed, story) in found
-        if state and attempt and not abandoned and not removed
+        if state and (attempt or "").isdecimal() and not abandoned and not removed
     ]
 
 
@@ -127,7 +127,10 @@ def _survey(raw: Any) -> Survey | Broken:
         case ["broken", str(why)]:
             return Broken(why)
         case [live, waiting, last]:
-            retries = [WaitingRetry(run_id, int(float(due_ms)), int(attempt)) for run_id, due_ms, attempt in waiting]
+            try:
+                retries = [WaitingRetry(run, int(float(due_ms)), int(attempt)) for run, due_ms, attempt in waiting]
+            except (ValueError, OverflowError) as error:
+                return Broken(f"one of its retries is not ours: {error}")
             retries.sort(key=lambda retry: retry.due_ms)
             try:
                 newest = entry_of(last[0], _pairs(last[1])) if last else None

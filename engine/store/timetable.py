@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
-from engine.domain.names import slot_run_id
-from engine.store.script import Script, WrongReply
-from engine.store.session import Broken, Done
+from engine.domain.names import is_run_id, is_task_id, slot_run_id, task_of
+from engine.store.oddities import LONGEST_MS, instant_ms, is_number
+from engine.store.script import MAX_ITEMS, Script, WrongReply, chunks
+from engine.store.session import Broken, Deposed, Done
+from engine.store.tidying import tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.store.session import Session
 
@@ -29,13 +31,13 @@ __all__ = [
     "due_of",
 ]
 
-FOREVER_MS = 2**53
-"""The largest instant that a sorted set holds exactly."""
+FOREVER_MS = LONGEST_MS
 
 _ENROLL = Script.load("enroll")
 _PUBLISH = Script.load("publish")
 _MOVE = Script.load("move")
 _REQUEUE = Script.load("requeue")
+_STRIKE = Script.load("strike")
 
 
 @final
@@ -111,7 +113,7 @@ class Early:
 @final
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """``due`` holds another instant (None: none at all); nothing was written."""
+    """``due`` holds another instant (None: none at all, or none that can be read); nothing was written."""
 
     due_ms: int | None
 
@@ -144,14 +146,30 @@ class Timetable:
     session: Session
 
     async def window(self, until_ms: int, *, page: int = 500) -> list[Due]:
-        """What is due until then, earliest first, read in pages."""
+        """What is due until then, earliest first, read in pages. What is not Troupe's is passed over: see ``tidy``."""
+        found, _ = await self._read(until_ms, page)
+        return found
+
+    async def look(self, until_ms: int) -> tuple[list[Due], bool]:
+        """As ``window``, and whether all that was there is Troupe's: if not, it is for ``tidy``."""
+        return await self._read(until_ms, MAX_ITEMS)
+
+    async def _read(self, until_ms: int, page: int) -> tuple[list[Due], bool]:
         found: list[Due] = []
-        command = ("ZRANGEBYSCORE", self.session.keys.due, "-inf", until_ms, "WITHSCORES", "LIMIT")
+        offset, command = 0, ("ZRANGEBYSCORE", self.session.keys.due, "-inf", until_ms, "WITHSCORES", "LIMIT")
         while True:
-            raw = await self.session.query(*command, len(found), page, withscores=True)
-            found += [due_of(member, score) for member, score in raw]
+            raw = await self.session.query(*command, offset, page, withscores=True)
+            found += [due for member, score in raw if (due := due_of(member, score)) is not None]
+            offset += len(raw)
             if len(raw) < page:
-                return found
+                return found, len(found) == offset
+
+    async def tidy(self) -> frozenset[str]:
+        """Set aside what is neither task nor run, and mend what is due at no instant; the members that were so.
+
+        A task leaves ``due``, to be enrolled again; a run is due now.
+        """
+        return await tidy(self.session, "due")
 
     async def tasks(self) -> dict[str, int]:
         """Every task that has a due instant, with it (ms)."""
@@ -159,7 +177,28 @@ class Timetable:
 
     async def passed_ms(self) -> int:
         """The latest slot that any task was moved past: none up to it is opened again, whatever the clock says."""
-        return int(await self.session.query("GET", self.session.keys.passed) or 0)
+        return await self.session.number(self.session.keys.passed)
+
+    async def retold(self) -> dict[str, int]:
+        """Runs of which workers told Redis what it had forgotten, with their slots (ms), which may be open still."""
+        key, found = self.session.keys.retold, dict[str, int]()
+        for run_id, slot_ms in (await self.session.query("HGETALL", key)).items():
+            if is_run_id(run_id) and is_number(slot_ms):
+                found[run_id] = int(slot_ms)
+            else:
+                self.session.oddities.tell(key, f"{run_id} {slot_ms}", "passed over")
+        return found
+
+    async def strike(self, leader: str, retold: Mapping[str, int]) -> int:
+        """Forget that workers told of these runs; how many were struck off: those whose slots have been moved past."""
+        keys, struck = self.session.keys, 0
+        for chunk in chunks(list(retold.items())):
+            words = [word for run_id, slot_ms in chunk for word in (run_id, task_of(run_id), slot_ms)]
+            reply = await self.session.call(_STRIKE, [keys.leader, keys.due, keys.retold], leader, *words)
+            if reply == "deposed":
+                raise Deposed(leader)
+            struck += reply
+        return struck
 
     async def enroll(self, leader: str, enrolments: Sequence[Enrolment], *, version: int) -> list[str | Broken]:
         """Give tasks their first due instant: ``enrolled``, ``started`` or ``known`` for each.
@@ -188,7 +227,8 @@ class Timetable:
             next_ms = "" if slot.next_ms is None else slot.next_ms
             items.append((run_id, (slot.task_id, slot.due_ms, next_ms, run_id, slot.priority, slot.overlap)))
         tail = (self.session.keys.passed,)
-        replies = await self.session.on_runs(_PUBLISH, (leader, queue_cap), items, tail)
+        await self._let_replicas_catch_up()
+        replies = await self.session.on_runs(_PUBLISH, (leader, queue_cap), items, tail, replicated=True)
         return [_publish_reply(raw) for raw in replies]
 
     async def move(self, leader: str, moves: Sequence[Move]) -> list[MoveReply]:
@@ -214,13 +254,26 @@ class Timetable:
     async def requeue(self, leader: str, runs: Sequence[Due]) -> list[RequeueReply]:
         """Queue retries that waited and runs that were parked, or end them with a verdict."""
         items = [(run.id, (run.id, run.at_ms)) for run in runs]
-        return [_requeue_reply(raw) for raw in await self.session.on_runs(_REQUEUE, (leader,), items)]
+        await self._let_replicas_catch_up()
+        return [_requeue_reply(raw) for raw in await self.session.on_runs(_REQUEUE, (leader,), items, replicated=True)]
+
+    async def _let_replicas_catch_up(self) -> None:
+        """Nothing new is started while replicas lack what was: a failover would forget the more, the longer that lasts.
+
+        Ends of runs are told all the same: their bodies have run.
+        """
+        transport = self.session.transport
+        if transport.statistics().unacknowledged_since_s is not None:
+            await transport.replicated.ping()
 
 
-def due_of(member: str, score: float) -> Due:
-    """A member of ``due`` and its score."""
+def due_of(member: str, score: float) -> Due | None:
+    """A member of ``due`` and its score; None if Troupe did not write it so."""
     kind, _, name = member.partition("/")
-    return Due(id=name, at_ms=int(score), is_run=kind == "r")
+    at_ms = instant_ms(score)
+    if at_ms is None or not {"t": is_task_id, "r": is_run_id}.get(kind, lambda _: False)(name):
+        return None
+    return Due(id=name, at_ms=at_ms, is_run=kind == "r")
 
 
 def _publish_reply(raw: Any) -> PublishReply:
@@ -250,7 +303,7 @@ def _not_done(raw: Any) -> Early | Moved | Broken:
         case ["early", redis_ms]:
             return Early(redis_ms)
         case ["moved", due_ms]:
-            return Moved(int(float(due_ms)) if due_ms else None)
+            return Moved(instant_ms(float(due_ms)) if due_ms else None)
         case ["broken", why]:
             return Broken(why)
         case _:

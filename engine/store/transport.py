@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @unique
 class Lane(Enum):
-    """One of the three connections that a process holds."""
+    """One of the three connections that a process always holds."""
 
     COMMANDS = "commands"
     """Everything that Redis answers at once, from all actors, pipelined."""
@@ -38,19 +38,25 @@ class LinkStatistics:
     bytes_received: int
 
     connects: int
-    """Connections that came up. Three are normal; each one more is a reconnect of one lane."""
+    """Connections that came up. Three are normal, or four with ``wait_replicas``; each one more is a reconnect."""
 
     drops: int
     """Connections that were up and ended without being asked to."""
 
     up_since_s: float | None
-    """Instant on trio's clock since when all lanes are up; None while one is down."""
+    """Instant on trio's clock since when all connections are up; None while one is down."""
 
     waiting: int
     """Requests without a reply, queued ones included."""
 
     last_error: str | None
     """Why the last try or connection failed, for people. Kept after the link is up again."""
+
+    trouble: str | None = None
+    """What is wrong now, for people: it is down, refuses commands, or replicas acknowledge nothing. None: nothing."""
+
+    unacknowledged_since_s: float | None = None
+    """Instant since when replicas do not acknowledge what is written; None while they do, or are not asked."""
 
 
 class Transport(Protocol):
@@ -63,6 +69,14 @@ class Transport(Protocol):
     @property
     def commands(self) -> Client:
         """Lane.COMMANDS. Refuses what blocks."""
+
+    @property
+    def replicated(self) -> Client:
+        """For what must outlive the loss of a server: Lane.COMMANDS, unless replicas are waited for.
+
+        Then it is a connection of its own, and a command that too few of them have acknowledged raises
+        `RedisUnavailable`, though it was done.
+        """
 
     @property
     def runs(self) -> Client:
@@ -91,8 +105,8 @@ class Transport(Protocol):
     def steady_since_s(self, *, slower_than_s: float) -> float:
         """The instant, on trio's clock, since when nothing disturbed the link: now, if something does.
 
-        A disturbance is a lane that is down, or a reply (the one awaited included) that took longer than
-        ``slower_than_s`` beyond the time it was told to block.
+        A disturbance is a lane that is down, a reply that said "not now", or one (the one awaited included) that took
+        longer than ``slower_than_s`` beyond the time it was told to block.
         """
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

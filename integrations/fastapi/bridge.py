@@ -48,6 +48,9 @@ class _Call:
 
     function: Callable[[], Awaitable[object]]
     run: RunContext
+    begin_until_s: float = math.inf
+    """On trio's clock; then it goes back."""
+
     done: trio.Event = field(default_factory=trio.Event)
     begun: bool = False
     withdrawn: bool = False
@@ -113,6 +116,9 @@ class Bridge:
         self._going: set[_Call] = set()
         """Begun, and not yet ended."""
 
+        self._sent: deque[_Call] = deque()
+        """What the host had not begun when that was last looked at, in order, and some that it had."""
+
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
         self._host_gone = False
@@ -131,13 +137,10 @@ class Bridge:
         Raises:
             HostGone: the host did not begin it in time, or has ended: give the run back.
         """
-        call = _Call(function, RunContext.current())
+        call = _Call(function, RunContext.current(), trio.current_time() + self._begin_within_s)
+        self._sent.append(call)
         self._send_to_host(call)
         try:
-            with trio.move_on_after(self._begin_within_s):
-                await call.done.wait()
-            if self._withdraw(call):
-                raise HostGone("the application's loop did not begin it in time")
             await call.done.wait()
         except trio.Cancelled:
             if self._withdraw(call):
@@ -156,6 +159,7 @@ class Bridge:
             self._nursery, self._token = nursery, trio.lowlevel.current_trio_token()
             try:
                 nursery.start_soon(self._watch_host)
+                nursery.start_soon(self._withdraw_late)
                 self._drain_to_engine()
                 task_status.started()
                 await trio.sleep_forever()
@@ -182,6 +186,23 @@ class Bridge:
                 return False
             call.withdrawn = True
             return True
+
+    async def _withdraw_late(self) -> None:
+        """Give back what the host does not begin in time. One watch for all: a deadline for each would cost each."""
+        while True:
+            self._forget_begun()
+            late_s = self._sent[0].begin_until_s if self._sent else trio.current_time() + self._begin_within_s
+            await trio.sleep_until(late_s)
+            while self._sent and self._sent[0].begin_until_s <= trio.current_time():
+                call = self._sent.popleft()
+                if self._withdraw(call):
+                    call.error = HostGone("the application's loop did not begin it in time")
+                    call.done.set()
+
+    def _forget_begun(self) -> None:
+        """The host begins them in the order in which they were sent."""
+        while self._sent and (self._sent[0].begun or self._sent[0].withdrawn or self._sent[0].done.is_set()):
+            self._sent.popleft()
 
     async def _wait_ended(self, call: _Call) -> None:
         with trio.move_on_after(ENDS_WITHIN_S):
@@ -215,6 +236,7 @@ class Bridge:
         with self._lock:
             items, self._to_engine = self._to_engine, deque()
             self._engine_woken = False
+        self._forget_begun()
         for item in items:
             match item:
                 case _Call():

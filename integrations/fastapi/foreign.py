@@ -13,7 +13,7 @@ from engine.errors import WrongLoop
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["explained"]
+__all__ = ["explained", "wants_asyncio"]
 
 _FOREIGN_AWAIT = re.compile(r"trio\.run received unrecognized yield message (None\b|<\w*(Future|Task)\b)")
 """Trio's words for an await of what asyncio makes: ``asyncio.sleep(0)`` gives None, all else a future or a task."""
@@ -24,16 +24,17 @@ def explained(error: BaseException) -> BaseException:
 
     For the task on the host's loop that is called in.
     """
-    if not trio.lowlevel.in_trio_task() or not _wants_asyncio(error):
+    if not trio.lowlevel.in_trio_task() or not wants_asyncio(error):
         return error
     better = WrongLoop().with_traceback(error.__traceback__)
     better.__cause__ = error
     return better
 
 
-def _wants_asyncio(error: BaseException) -> bool:
+def wants_asyncio(error: BaseException) -> bool:
+    """Is it what comes of calling asyncio on trio's loop, or a group with such an error?"""
     if isinstance(error, BaseExceptionGroup):
-        return any(_wants_asyncio(inner) for inner in error.exceptions)
+        return any(wants_asyncio(inner) for inner in error.exceptions)
     modules = _modules(error.__traceback__)
     if "trio._threads" in modules:  # it comes from a thread, in which there is no loop under any server
         return False

@@ -20,14 +20,15 @@ def started_at(engine: Engine) -> str | None:
 
 
 def health_of(engine: Engine, found: Health) -> HealthResponse:
-    """Healthy when Redis is reached and every actor is up."""
-    down = f"not running: {', '.join(found.down)}" if found.down else None
+    """Healthy when Redis does what it is asked, every actor is up, and no key of Redis stands in their way."""
+    wrong = f"not running: {', '.join(found.down)}" if found.down else found.broken
+    wrong = found.redis_trouble or wrong
     return HealthResponse(
-        status="healthy" if found.redis_connected and not found.down else "unhealthy",
+        status="healthy" if found.redis_connected and wrong is None else "unhealthy",
         redis_connected=found.redis_connected,
         worker_id=engine.worker_id,
         worker_started_at=started_at(engine),
         is_leader=found.leads,
         store=found.store,
-        detail=down if found.redis_connected else "no connection to Redis",
+        detail=wrong,
     )

@@ -16,6 +16,7 @@ from engine.errors import (
     EngineStateError,
     FunctionNotRegistered,
     InvalidName,
+    KeyMalformed,
     NameTaken,
     NoSuchGroup,
     NoSuchTask,
@@ -89,6 +90,7 @@ _KINDS: Final[Mapping[type[TroupeError], _Kind]] = {
     PayloadTooLarge: _Kind(413, "payload_too_large", "body"),
     InvalidName: _Kind(422, "invalid_task", "name"),
     RedisKeyBroken: _Kind(503, "redis_key_broken", None, "look at the key in Redis; nothing of Troupe writes there so"),
+    KeyMalformed: _Kind(503, "redis_key_broken", None, "look at the key in Redis; nothing of Troupe writes there so"),
     RedisUnavailable: _Kind(503, "redis_unavailable", None, "repeat it; part of it may have been done"),
     EngineStateError: _Kind(503, "engine_not_running", None, "GET /health says how this worker is"),
 }

@@ -16,7 +16,7 @@ SHOWN: Final = (
     *("leader_retry_interval", "reconciliation_interval", "retry_backoff", "retry_backoff_max"),
     *("retry_backoff_multiplier", "running_heartbeat_interval", "max_retries", "max_deliveries", "shutdown_grace"),
     *("startup_timeout", "queue_cap", "ledger_length", "retire_after", "max_payload_bytes", "unhealthy_status"),
-    *("enabled", "can_lead", "embedded", "wait_for_predecessor"),
+    *("enabled", "can_lead", "embedded", "wait_replicas", "wait_for_predecessor"),
 )
 HIDDEN: Final = frozenset(
     {

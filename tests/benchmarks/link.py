@@ -11,63 +11,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import trio
-from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from engine.store.link import Link
-from tests.store.servers import NoSuchServer, RedisServer, find_binary
+from tests.benchmarks.floor import Wire
+from tests.store.servers import RedisServer, newest_binary
 
 ROUNDS = 5
 TARGET = 0.7
 Set = Callable[[], Awaitable[Any]]
-
-
-class Floor:
-    """The least that auto-pipelining over trio costs: no deadlines, no errors, no statistics, no reconnect."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._out = bytearray()
-        self._wake = trio.Event()
-        self._waiting: deque[list[Any]] = deque()
-
-    async def send(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            data = bytes(self._out)
-            self._out.clear()
-            await self._stream.send_all(data)
-
-    async def receive(self) -> None:
-        reader = hiredis.Reader()
-        while data := await self._stream.receive_some(65536):
-            reader.feed(bytes(data))
-            while (reply := reader.gets()) is not False:
-                slot = self._waiting.popleft()
-                slot[0] = reply
-                task: Task | None = slot[1]
-                if task is not None:
-                    reschedule(task)
-
-    async def command(self, *args: str) -> Any:
-        self._out += hiredis.pack_command(args)  # type: ignore[arg-type] # its stub knows tuples of one only
-        self._wake.set()
-        slot: list[Any] = [None, current_task()]
-        self._waiting.append(slot)
-
-        def abort(_raise_cancel: object) -> Abort:
-            slot[1] = None
-            return Abort.SUCCEEDED
-
-        await wait_task_rescheduled(abort)
-        return slot[0]
 
 
 async def one_at_a_time(command: Set, count: int = 5_000) -> int:
@@ -104,7 +60,7 @@ async def measure(server: RedisServer) -> dict[str, float]:
     """Ratio of link to floor, by load; prints the figures."""
     ratios: dict[str, float] = {}
     async with trio.open_nursery() as nursery:
-        floor = Floor(await trio.open_tcp_stream(server.tcp.host, server.tcp.port))
+        floor = Wire(await trio.open_tcp_stream(server.tcp.host, server.tcp.port))
         nursery.start_soon(floor.send)
         nursery.start_soon(floor.receive)
         link = Link(server.tcp)
@@ -130,12 +86,8 @@ async def measure(server: RedisServer) -> dict[str, float]:
 
 def main() -> int:
     """Measure on a server of our own. Exit code 1: below the target."""
-    try:
-        binary = find_binary("7.0")
-    except NoSuchServer:
-        binary = find_binary("6.2")
     with tempfile.TemporaryDirectory() as directory:
-        server = RedisServer(binary, Path(directory)).start()
+        server = RedisServer(newest_binary(), Path(directory)).start()
         try:
             ratios = trio.run(measure, server)
         finally:

@@ -19,7 +19,7 @@ import trio
 
 from engine import Config, Engine, TaskGroup
 from engine.management import Management, Match
-from tests.store.servers import NoSuchServer, RedisServer, find_binary
+from tests.store.servers import RedisServer, newest_binary
 from tests.system.cluster import eventually
 
 if TYPE_CHECKING:
@@ -161,17 +161,13 @@ def queued_all(bench: Bench) -> Any:
 
 def main() -> int:
     """Measure on a server of our own, and print."""
-    try:
-        binary = find_binary("7.0")
-    except NoSuchServer:
-        binary = find_binary("6.2")
     with tempfile.TemporaryDirectory() as directory:
-        server = RedisServer(binary, Path(directory)).start()
+        server = RedisServer(newest_binary(), Path(directory)).start()
         try:
             found = trio.run(measure, server)
         finally:
             server.kill()
-    sys.stdout.write(f"Redis {'.'.join(map(str, binary.version))}, bytes for each\n")
+    sys.stdout.write(f"Redis {'.'.join(map(str, server.binary.version))}, bytes for each\n")
     for field in fields(found):
         sys.stdout.write(f"{field.name.replace('_', ' '):12} {getattr(found, field.name):6,}\n")
     return 0

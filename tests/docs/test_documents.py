@@ -30,10 +30,11 @@ from engine.assembly import RESIGN_S
 from engine.config import Config
 from engine.worker import LAST_WORDS_S
 from integrations.hypercorn import GRACE_S
-from tests.docs import coming_from, deployment, http_api, standalone_api, tutorial
+from tests.docs import coming_from, deployment, http_api, standalone_api, testing, tutorial
 from tests.docs.documents import PAGES, ROOT, Snippet, snippets
 from tests.docs.programs import BIN, environment, shell, started
 from tests.docs.workshop import ADDRESS, AT_NIGHT, Workshop
+from tests.store import redis_5
 from tests.store.servers import free_port
 
 if TYPE_CHECKING:
@@ -79,13 +80,21 @@ def make_format(command: Match[str], workshop: Workshop) -> None:
     untidy.unlink()
 
 
+def would_execute(command: str, env: dict[str, str]) -> str:
+    """The last line that make would execute for it, where everything is installed."""
+    shown = shell(f"make -n -o .venv/.installed-dev {command.removeprefix('make ')}", folder=ROOT, env=env)
+    return shown.splitlines()[-1].rstrip()
+
+
 def make_simulate(command: Match[str], workshop: Workshop) -> None:
-    """Ten thousand seeds take too long here, and the mutants too: what make would execute, and two seeds of it."""
+    """Hundreds of seeds take too long here, and the mutants too: what make would execute, and two seeds of it."""
     env = environment(workshop.folder("home"))
-    printed = shell(f"make -n -o .venv/.installed-dev {command[0].removeprefix('make ')}", folder=ROOT, env=env)
-    [would] = [line for line in printed.splitlines() if "tests.simulation" in line]
+    would = would_execute(command[0], env)
     if command["mutants"]:
-        assert "--mutants" in would
+        assert "-m tests.simulation --mutants" in would
+        return
+    assert "-m tests.simulation --seeds " in would
+    if command["resumed"] is None:
         return
     assert would.endswith("-m tests.simulation --seeds 10000  --resume passed.txt")
     kept = workshop.folder("simulation") / "passed.txt"
@@ -93,6 +102,52 @@ def make_simulate(command: Match[str], workshop: Workshop) -> None:
         shown = shell(f"{sys.executable} -m tests.simulation --seeds 2 --resume {kept}", folder=ROOT, env=env)
         assert f"{left} seeds in" in shown
         assert "0 failed" in shown
+
+
+def make_faults(command: Match[str], workshop: Workshop) -> None:
+    """A quarter of an hour is too long here: what make would execute, and which faults that chooses."""
+    env = environment(workshop.folder("home"))
+    chosen = would_execute(command[0], env).rpartition("-m tests.faults")[2]
+    listed = shell(f"{sys.executable} -m tests.faults{chosen} --list", folder=ROOT, env=env).splitlines()
+    assert listed
+    assert all("failover" in name for name in listed) == bool(command["chosen"])
+
+
+def make_soak(command: Match[str], workshop: Workshop) -> None:
+    """Half an hour is too long here: what make would execute, and a moment of it on fewer tasks."""
+    env = environment(workshop.folder("home"))
+    assert would_execute(command[0], env).endswith("-m tests.soak --minutes 30")
+    shown = shell(f"{sys.executable} -m tests.soak --minutes 0.2 --tasks 20", folder=ROOT, env=env)
+    assert "nothing lost, nothing doubled" in shown
+
+
+def make_mutation(_: Match[str], workshop: Workshop) -> None:
+    """A sample takes minutes: what make would execute, and that it can be told which."""
+    env = environment(workshop.folder("home"))
+    assert would_execute("make mutation", env).endswith("-m tests.mutation")
+    shown = shell(f"{sys.executable} -m tests.mutation --help", folder=ROOT, env=env)
+    assert "--each" in shown
+    assert "--seed" in shown
+
+
+def make_bench(command: Match[str], workshop: Workshop) -> None:
+    """Half an hour is too long here, and the peers are not installed: what make would execute, and the floor alone."""
+    env = environment(workshop.folder("home"))
+    printed = shell(f"make -n -o .venv/.installed-dev -o .venv-peers/.installed {command[0][5:]}", folder=ROOT, env=env)
+    would = printed.splitlines()[-1].rstrip()
+    if command["chosen"] is None:
+        assert would.endswith("-m tests.benchmarks --quick" if command["quick"] else "-m tests.benchmarks --write")
+        return
+    assert would.endswith(f"-m tests.benchmarks {command['chosen']}")
+    shown = shell(f"{sys.executable} -m tests.benchmarks --quick {command['chosen']}", folder=ROOT, env=env)
+    assert "drain: async, concurrency 50, floor: runs_per_s" in shown
+
+
+def make_coverage(_: Match[str], workshop: Workshop) -> None:
+    """All tests in a test are too many: what make would execute, and that its gate is the one that is named."""
+    assert would_execute("make coverage", environment(workshop.folder("home"))).endswith("-m coverage report")
+    report = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]["report"]
+    assert f"wants {report['fail_under']} %" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def ci(command: Match[str], workshop: Workshop) -> None:
@@ -142,6 +197,12 @@ def troupe_help(command: Match[str], workshop: Workshop) -> None:
     )
 
 
+def troupe_version(command: Match[str], workshop: Workshop) -> None:
+    """As it is installed."""
+    home = workshop.folder("home")
+    assert shell(command[0], folder=home, env=environment(home)).startswith("troupe ")
+
+
 def redis_cli(command: Match[str], workshop: Workshop) -> None:
     """While an embedded Redis runs in this home, with a question typed into it."""
     home = workshop.folder("home")
@@ -162,6 +223,16 @@ def remove(command: Match[str], workshop: Workshop) -> None:
         assert directory.is_dir()
         shell(command[0], folder=home, env=env)
         assert not directory.exists()
+
+
+def build_redis_5(command: Match[str], workshop: Workshop) -> None:
+    """It says where the server is: built now, or before."""
+    try:
+        redis_5.program()
+    except redis_5.CannotBuild as error:
+        pytest.skip(str(error))
+    kept = shell(command[0].replace("python", sys.executable, 1), folder=ROOT, env=dict(os.environ)).strip()
+    assert f"v={redis_5.VERSION} " in shell(f"{kept} --version", folder=ROOT, env=dict(os.environ))
 
 
 def write_reference(command: Match[str], workshop: Workshop) -> None:
@@ -277,6 +348,17 @@ def acl_user(snippet: Snippet, workshop: Workshop) -> None:
         client.acl_deluser("troupe")
 
 
+def lost_history(snippet: Snippet, workshop: Workshop) -> None:
+    """Redis understands it, and shows events as they are written. That it is written: see tests/store."""
+    words = shlex.split(snippet.text)
+    assert words[0] == "redis-cli"
+    with redis.Redis.from_url(workshop.redis_url, decode_responses=True) as client:
+        entry = client.xadd(words[2], {"event": "history_lost", "from": "1", "to": "2"})
+        shown = client.execute_command(*words[1:])
+        client.delete(words[2])
+    assert shown[0][0] == entry
+
+
 # -- the rules --------------------------------------------------------------------------------------------------------
 
 COMMANDS: list[tuple[str, Callable[[Match[str], Workshop], None]]] = [
@@ -284,16 +366,23 @@ COMMANDS: list[tuple[str, Callable[[Match[str], Workshop], None]]] = [
     (r'make test( ARGS="[^"]*")?', make_test),
     (r"make check", make_check),
     (r"make format", make_format),
-    (r"make simulate( SEEDS=10000 RESUME=passed\.txt|(?P<mutants>-mutants))", make_simulate),
+    (r"make simulate((?P<resumed> SEEDS=10000 RESUME=passed\.txt)|(?P<mutants>-mutants( RECORD=1)?))?", make_simulate),
+    (r'make faults( ARGS="(?P<chosen>-k failover)")?', make_faults),
+    (r"make soak MINUTES=30", make_soak),
+    (r'make bench((?P<quick> QUICK=1)| ARGS="(?P<chosen>[^"]+)")?', make_bench),
+    (r"make coverage", make_coverage),
+    (r"make mutation", make_mutation),
     (r"\.ci/run", ci),
     (r"pip install '?(?P<what>[\w\[\],-]+)'?", pip_install),
     (r"troupe run app:engine", troupe_run),
     (r"troupe (?P<what>tree|tasks)( --redis-url \S+)?( --prefix \S+)?( --json)?", troupe_look),
     (r"troupe import --from-prefix \S+ --redis-url \S+ --prefix \S+( --dry-run)?", coming_from.take_over),
+    (r"troupe --version", troupe_version),
     (r"troupe( run| import)?", troupe_help),
     (r"redis-cli -s ~/\S+", redis_cli),
     (r'rm -r "\$\{XDG_STATE_HOME:-\$HOME/.local/state\}/troupe"', remove),
     (r"python -m tests\.docs\.reference", write_reference),
+    (r"python -m tests\.store\.redis_5", build_redis_5),
 ]
 """How a command is tried out."""
 
@@ -315,11 +404,13 @@ BLOCKS: list[tuple[str, str, Callable[[Snippet, Workshop], None]]] = [
     *http_api.BLOCKS,
     *standalone_api.BLOCKS,
     *deployment.BLOCKS,
+    *testing.BLOCKS,
     *tutorial.BLOCKS,
     ("docs/running.md", "import logging", python),
     ("docs/running.md", "[Unit]", systemd_unit),
     ("docs/running.md", "appendonly yes", redis_settings),
     ("docs/redis.md", "redis-cli ACL SETUSER", acl_user),
+    ("docs/redis.md", "redis-cli XREVRANGE", lost_history),
     ("docs/redis.md", "redis+", redis_url),
     ("docs/architecture.md", "engine/ ", folders),
 ]

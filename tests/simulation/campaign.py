@@ -1,8 +1,9 @@
 """Play many seeds, in several processes: ``python -m tests.simulation --seeds 1000``.
 
 Prints progress, and the shortest story of each seed that violates a guarantee. Exit code 1 if one does. With
-``--resume FILE`` the seeds that passed are kept there, and a repeat of the command plays only the others.
-``--mutants`` plays each known bug until a seed catches it, at most ``--seeds`` of them.
+``--resume FILE`` the seeds that passed are kept there, and a repeat of the command plays only the others; what passed
+before the sources changed does not count.
+``--mutants`` plays each known bug until a seed catches it, at most ``--seeds`` of them; ``--record`` keeps which.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import time
 import traceback
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
-from tests.simulation.mutants import MUTANTS, mutated
+from tests.simulation.mutants import MUTANTS, mutated, record
 from tests.simulation.play import play
 from tests.simulation.shrink import shortest, told
 from tests.simulation.story import story_of
@@ -44,6 +46,14 @@ class Chunk:
     """Of those that failed."""
 
 
+class Violated(NamedTuple):
+    """A seed that violates a guarantee."""
+
+    seed: int
+    guarantee: str
+    text: str
+
+
 def play_chunk(first: int, count: int) -> Chunk:
     """Play them, and find the shortest story of each that fails."""
     logging.disable(logging.CRITICAL)
@@ -59,7 +69,7 @@ def play_chunk(first: int, count: int) -> Chunk:
     return Chunk(first, count, tuple(stories))
 
 
-def catch(name: str, seeds: int) -> str | None:
+def catch(name: str, seeds: int) -> Violated | None:
     """The first seed that catches a mutant, and how; None if none does."""
     logging.disable(logging.CRITICAL)
     [mutant] = [one for one in MUTANTS if one.name == name]
@@ -67,20 +77,38 @@ def catch(name: str, seeds: int) -> str | None:
         with mutated(mutant):
             violation = play(story_of(seed)).violation
         if violation is not None:
-            return f"seed {seed}: {violation}"
+            return Violated(seed, violation.guarantee, str(violation))
     return None
 
 
-def catch_named(name: str, *, seeds: int) -> tuple[str, str | None]:
+def catch_named(name: str, *, seeds: int) -> tuple[str, Violated | None]:
     """As ``catch``, with the name."""
     return name, catch(name, seeds)
 
 
+def sources() -> str:
+    """A digest of everything that decides what a seed does."""
+    digest = sha256()
+    root = Path(__file__).parents[2]
+    for folder in ("engine", "actors", "tests/simulation", "tests/unit/actors"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in {".py", ".lua"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def passed(resume: Path | None) -> set[int]:
-    """The seeds of which the file says that they passed."""
-    if resume is None or not resume.exists():
+    """The seeds of which the file says that they passed; it is begun anew if that was with other sources."""
+    if resume is None:
         return set()
-    pairs = (line.split() for line in resume.read_text(encoding="utf-8").splitlines())
+    now = f"# {sources()}\n"
+    lines = resume.read_text(encoding="utf-8").splitlines(keepends=True) if resume.exists() else []
+    if lines and lines[0] != now:
+        print(f"{resume} is of other sources, and is begun anew", flush=True)  # noqa: T201
+        lines = []
+    lines = [now, *(line for line in lines[1:] if line.endswith("\n"))]  # the last may have been cut off
+    resume.write_text("".join(lines), encoding="utf-8")
+    pairs = (line.split() for line in lines[1:])
     return {seed for first, count in pairs for seed in range(int(first), int(first) + int(count))}
 
 
@@ -127,15 +155,19 @@ def _star(pair: tuple[int, int]) -> Chunk:
     return play_chunk(*pair)
 
 
-def catch_all(seeds: int, *, processes: int) -> int:
-    """Find a seed for each mutant; how many have none."""
-    missed = 0
+def catch_all(seeds: int, *, processes: int, keep: bool) -> int:
+    """Find a seed for each mutant, and record them if they are to be kept; how many mutants have none."""
+    found: dict[str, Violated] = {}
     names = [mutant.name for mutant in MUTANTS]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for name, caught in pool.imap_unordered(partial(catch_named, seeds=seeds), names):
-            print(f"{name:36s} {caught or f'NOT CAUGHT within {seeds} seeds'}", flush=True)  # noqa: T201
-            missed += caught is None
-    return missed
+            said = f"seed {caught.seed}: {caught.text}" if caught else f"NOT CAUGHT within {seeds} seeds"
+            print(f"{name:40s} {said}", flush=True)  # noqa: T201
+            if caught:
+                found[name] = caught
+    if keep:
+        record({name: (caught.seed, caught.guarantee) for name, caught in found.items()})
+    return len(names) - len(found)
 
 
 def main() -> int:
@@ -147,8 +179,9 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--for-s", type=float, default=float("inf"), help="begin no more seeds after so many seconds")
     parser.add_argument("--mutants", action="store_true", help="play the known bugs until a seed catches each")
+    parser.add_argument("--record", action="store_true", help="with --mutants: have the tests replay those seeds")
     given = parser.parse_args()
     if given.mutants:
-        return 1 if catch_all(given.seeds, processes=given.processes) else 0
+        return 1 if catch_all(given.seeds, processes=given.processes, keep=given.record) else 0
     failed = simulate(given.first, given.seeds, resume=given.resume, processes=given.processes, for_s=given.for_s)
     return 1 if failed else 0

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha1
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 from unittest.mock import patch
 
 from actors.watch import Watch
-from engine.store import leases, runs, timetable
+from engine.store import history, leases, runs, timetable
 from engine.store.script import Script
 from engine.store.session import Done
 from tests.simulation.oracle import ALIASES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A bug, the guarantee that it breaks, and a seed whose story brings it to light."""
+    """A bug. recorded.json keeps a seed whose story brings it to light, and the guarantee that it breaks."""
 
     name: str
-    guarantee: str
-    seed: int
     apply: Callable[[ExitStack], None]
+
+
+RECORDED: Final = Path(__file__).with_name("recorded.json")
+
+
+def recorded() -> dict[str, tuple[int, str]]:
+    """Of each mutant by its name: a seed, and the guarantee that is violated there. Empty before they were recorded."""
+    if not RECORDED.exists():
+        return {}
+    return {name: (seed, guarantee) for name, (seed, guarantee) in json.loads(RECORDED.read_text()).items()}
+
+
+def record(found: Mapping[str, tuple[int, str]]) -> None:
+    """Have ``make test`` replay these from now on."""
+    RECORDED.write_text(json.dumps(dict(sorted(found.items())), indent=2) + "\n")
+
+
+def _all(*parts: Callable[[ExitStack], None]) -> Callable[[ExitStack], None]:
+    def apply(stack: ExitStack) -> None:
+        for part in parts:
+            part(stack)
+
+    return apply
 
 
 def _script(module: Any, variable: str, replacements: tuple[tuple[str, str], ...]) -> Callable[[ExitStack], None]:
@@ -62,8 +85,6 @@ def _no_hand_back(stack: ExitStack) -> None:
 MUTANTS: Final = (
     Mutant(
         "fence check removed in complete",
-        "G4",
-        88,
         _script(
             runs,
             "_COMPLETE",
@@ -72,26 +93,20 @@ MUTANTS: Final = (
     ),
     Mutant(
         "fence not changed at reclaim",
-        "G4",
-        6,
-        _script(leases, "_RECLAIM", (("'fence', int(math.max(fence + 1, NOW)), ", ""),)),
+        _script(leases, "_RECLAIM", (("'fence', next_fence(run), ", ""),)),
     ),
     Mutant(
         "due comparison removed in publish",
-        "G6",
-        104,
         _script(
             timetable,
             "_PUBLISH",
             (("  if not score or tonumber(score) ~= expected then return {'moved', score or ''} end\n", ""),),
         ),
     ),
-    Mutant("observation rule removed", "G3", 18, _no_observation),
-    Mutant("hand-back forgotten", "G6", 2, _no_hand_back),
+    Mutant("observation rule removed", _no_observation),
+    Mutant("hand-back forgotten", _no_hand_back),
     Mutant(
         "pause check removed at claim",
-        "G6",
-        116,
         _script(
             runs,
             "_CLAIM",
@@ -100,14 +115,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "leader's value not compared in publish",
-        "G5",
-        32,
         _script(timetable, "_PUBLISH", (("if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end\n", ""),)),
     ),
     Mutant(
         "lease member without its fence at claim",
-        "G6",
-        0,
         _script(
             runs,
             "_CLAIM",
@@ -118,6 +129,37 @@ MUTANTS: Final = (
                 ),
             ),
         ),
+    ),
+    Mutant(
+        "verdict from the caller's entry id",
+        # Whoever has once read and claimed the run decides: by the entry that it has, not by the record.
+        _all(
+            _script(
+                runs,
+                "_CLAIM",
+                (
+                    (
+                        "redis.call('HSET', run.key, 'state', 'running',",
+                        "redis.call('HSET', run.key, 'entry/' .. fence, entry, 'state', 'running',",
+                    ),
+                ),
+            ),
+            _script(
+                runs,
+                "_COMPLETE",
+                (
+                    (
+                        "if run.state ~= 'running' or run.worker ~= worker or run.fence ~= fence then",
+                        "run.entry = redis.call('HGET', run.key, 'entry/' .. fence) if not run.entry then",
+                    ),
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "generation check removed",
+        # Another server is taken for the one that acknowledged.
+        _script(history, "ENTER", (("if id and found[2] == server then", "if id then"),)),
     ),
 )
 

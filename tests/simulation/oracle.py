@@ -13,37 +13,48 @@ G3  No body starts while an earlier start of its run goes on at a process that r
     renewed or Redis was disturbed: the effect log, the replies of claim, beat and reclaim.
 G4  Nothing that a fenced-off holder tells is accepted: replies of complete, fail and hand_back, against who holds what
     by the replies of claim, reclaim and these; and a run that is taken from its holder has another fence than he has.
+    What tells of ends and keeps leases is never refused for memory.
 G5  Epochs grow, and what only a leader may write is accepted from the last elected alone: the replies of elect and of
     every script that shows a leader's value.
 G6  What is paused stays paused until it is resumed: no slot of it is published and no fresh run of it claimed without
     force, and the pause is there at the end. Nothing is left behind: no lease of a worker that stopped in order, and no
     lease, live entry, record, stream entry, pending entry or waiting run when all is quiet.
+G8  A run is dead only after ``max_deliveries`` lost workers, and whoever wants to revive it finds it: the replies of
+    reclaim, the dead runs at the end.
+G9  Redis is told again only what it forgot. What it forgot is seen at the instant of the loss (losses.py): from then on
+    the other rules go by what is left, and only slots of which an acknowledged write is missing may be doubled or lost.
+    Where a worker saw the loss undisturbed, somebody leads after two leases, the pauses and dynamic tasks that it
+    remembered are there again, and the loss was announced. Fences and epochs grow on wherever a worker told the time.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 import trio
 
 from engine.store.keys import Keys
 from engine.store.script import Script
+from tests.simulation.losses import Image, forgotten
 from tests.unit.actors.stage import EPOCH_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tests.simulation.effects import Start
-    from tests.simulation.world import World
+    from tests.simulation.effects import EffectLog, Start
 
 LATE_MS = 5
 """Round trips and rounding."""
 
 LEADERS_ONLY = ("publish", "move", "requeue", "enroll", "reclaim", "dismiss")
 """Scripts of ``lib.lua`` that show a leader's value as their second argument."""
+
+FREEING = ("beat", "complete", "fail", "hand_back", "resign", "adopt", "told")
+"""Scripts that get through when memory is full."""
 
 ALIASES: dict[str, str] = {}
 """SHAs of scripts that stand in for others during a test, and the names of those."""
@@ -60,7 +71,15 @@ NAMES = (
     "trigger",
     "forget",
     "define",
+    "enter",
+    "adopt",
+    "restore",
+    "told",
+    "resign",
 )
+
+
+SHAS = {Script.load(name).sha: name for name in NAMES}
 
 
 @final
@@ -87,31 +106,89 @@ class Holder:
     expiry_ms: int
 
 
+class Rhythm(NamedTuple):
+    """When the slots of a task are: so many seconds apart, and so many after the beginning of such a period."""
+
+    period_s: int
+    offset_s: int = 0
+
+
+class Mortal(Protocol):
+    """A process, as far as it is judged."""
+
+    dead: bool
+
+
+class Judged(Protocol):
+    """A world, as far as it is judged."""
+
+    @property
+    def effects(self) -> EffectLog: ...
+    @property
+    def processes(self) -> Sequence[Mortal]: ...
+    @property
+    def nursery(self) -> trio.Nursery: ...
+    @property
+    def redis_ahead_s(self) -> float:
+        """How far the clock of Redis stands before that of the processes."""
+
+    def note(self, line: str) -> None:
+        """Something happened."""
+
+    def look(self, command: tuple[Any, ...]) -> Any:
+        """What Redis would answer."""
+
+
+@final
+@dataclass(slots=True)
+class Span:
+    """A task was due from its first slot on, until its due instant was forgotten."""
+
+    first_ms: int
+    end_ms: int | None = None
+
+
 @final
 class Oracle:
     """Hears everything, and keeps the first violation."""
 
-    def __init__(self, world: World, *, lease_s: float, periods_s: Mapping[str, int]) -> None:
-        self.world, self.lease_s, self.periods_s = world, lease_s, periods_s
+    def __init__(self, world: Judged, *, lease_s: float, slots: Mapping[str, Rhythm]) -> None:
+        self.world, self.lease_s, self.slots = world, lease_s, slots
         self.found: Violation | None = None
         self.redis_steady_since_s = 0.0
         """Since when Redis answers, and its clock has not stepped by more than can be told from a slow reply."""
         self._keys = Keys("troupe")
-        self._names = {Script.load(name).sha: name for name in NAMES} | ALIASES
+        self._names = SHAS | ALIASES
         self._published: set[str] = set()
         self._queued: dict[str, str] = {}
         self._claims: dict[str, int] = {}
         self._holders: dict[str, Holder] = {}
         self._former: dict[tuple[str, int], Holder] = {}
         self._told: set[tuple[str, str]] = set()
+        self.max_deliveries = 3
+        self._losses_of: Counter[str] = Counter()
+        """How often a run was lost with its worker."""
         self._ended: Counter[str] = Counter()
-        self._returned: list[tuple[str, int]] = []
+        self._returned: set[tuple[str, int]] = set()
         self._leader = ""
         self._epoch = 0
         self._paused: set[str] = set()
         self._forced: set[str] = set()
-        self._forgotten: set[str] = set()
-        self._first_ms: dict[str, int] = {}
+        self._removed: set[str] = set()
+        self._spans: dict[str, list[Span]] = {}
+        self._passed_ms = 0
+        """The latest slot that any task was moved past."""
+        self.losses = 0
+        """How often Redis forgot."""
+        self.forgotten_runs: set[str] = set()
+        self.forgotten_slots: defaultdict[str, set[int]] = defaultdict(set)
+        self.elected_s = -math.inf
+        """When somebody began to lead, last."""
+        self.changed_s: dict[tuple[str, str], float] = {}
+        """When a task became paused or dynamic, or ceased to be, last."""
+        self._told_floor = True
+        self._old_fences: dict[str, int] = {}
+        """Of claims that Redis forgot."""
 
     def violate(self, guarantee: str, text: str) -> None:
         """Keep the first, and end the run."""
@@ -124,15 +201,9 @@ class Oracle:
 
     def executed(self, who: str, args: Sequence[Any], reply: Any, error: Exception | None) -> None:
         """A command was executed, and this was its reply."""
+        name = self._name_of(args)
         if error is not None:
-            if not str(error).startswith(("NOSCRIPT", "NOGROUP", "BUSYGROUP", "No matching script")):
-                self.violate("G0", f"{who}: {args[0]} {args[1:3]} was refused: {error}")
-            return
-        if args[0] == "EVALSHA":
-            name = self._names.get(args[1])
-        elif args[0] == "EVAL":
-            name = self._names.get(sha1(args[1].encode(), usedforsecurity=False).hexdigest())
-        else:
+            self._refused(who, name, args, str(error))
             return
         if name is None:
             return
@@ -144,6 +215,20 @@ class Oracle:
             return
         getattr(self, f"_on_{name}")(who, keys, argv, reply)
 
+    def _name_of(self, args: Sequence[Any]) -> str | None:
+        if args[0] == "EVALSHA":
+            return self._names.get(args[1])
+        if args[0] == "EVAL":
+            return self._names.get(sha1(args[1].encode(), usedforsecurity=False).hexdigest())
+        return None
+
+    def _refused(self, who: str, name: str | None, args: Sequence[Any], why: str) -> None:
+        if "OOM" in why:
+            if name in FREEING:
+                self.violate("G4", f"{who}: {name} was refused since memory is full, and must always get through")
+        elif not why.startswith(("NOSCRIPT", "NOGROUP", "BUSYGROUP", "No matching script")) and "RECOVERING" not in why:
+            self.violate("G0", f"{who}: {args[0]} {args[1:3]} was refused: {why}")
+
     def _is_by_leader(self, who: str, name: str, value: str, reply: Any) -> bool:
         if reply == "deposed":
             return False
@@ -151,23 +236,71 @@ class Oracle:
             self.violate("G5", f"{who}: {name} of {value} was accepted while {self._leader} leads")
         return True
 
+    def _on_enter(self, _who: str, _keys: Any, _argv: list[str], reply: Any) -> None:
+        if reply[1] in ("begun", "reopened"):
+            self._leader = ""
+
+    def _on_adopt(self, who: str, _keys: Any, argv: list[str], replies: Any) -> None:
+        worker = argv[1]
+        for item, reply in zip(_items(argv[4:], 15), replies, strict=True):
+            run_id, fence, _, task, ending = item[0], int(item[1]), item[2], item[3], item[10]
+            if reply != "told":
+                continue
+            if run_id not in self.forgotten_runs:
+                if task in self._removed:
+                    continue  # an end that went with its task, which was made anew since
+                self.violate("G9", f"{who}: {run_id}#{fence} was told again, and Redis had forgotten nothing of it")
+            held = self._holders.pop(run_id, None)
+            if held is not None and held.fence > fence:
+                self.violate("G9", f"{who}: {run_id}#{fence} was told, and {held} holds it")
+            self._queued[run_id] = task
+            self._claims[run_id] = max(fence, self._claims.get(run_id, 0))
+            if ending == "":
+                holder = Holder(worker, fence, trio.current_time(), self._redis_ms() + int(argv[2]))
+                self._holders[run_id] = self._former[run_id, fence] = holder
+            elif ending != "waiting":
+                self._end(who, run_id)
+                if ending == "ran":
+                    self._returned.add((run_id, fence))
+
+    def _on_restore(self, who: str, _keys: Any, argv: list[str], reply: Any) -> None:
+        if not isinstance(reply, int) or reply == 0:
+            return
+        if not self.losses:
+            self.violate("G9", f"{who}: {argv[2:]} were brought back, and Redis had forgotten nothing")
+        self._paused = set(self._redis("HKEYS", self._keys.paused))
+        for kind, member, _, due_ms in _items(argv[3:], 4):
+            if kind == "3" and self._redis("ZSCORE", self._keys.due, member) == due_ms:
+                self._due_again(member.removeprefix("t/"), int(due_ms))
+                self._first_again(member.removeprefix("t/"), int(due_ms))
+
+    def _on_told(self, who: str, _keys: Any, argv: list[str], reply: Any) -> None:
+        if reply[1] and not self.losses and not self._removed:
+            self.violate("G9", f"{who}: something is lost since {reply[1]}, and Redis had forgotten nothing")
+        self._told_floor |= reply[0] != "other" and int(argv[2]) > 0
+
     def _on_elect(self, who: str, _keys: Any, argv: list[str], reply: Any) -> None:
         if reply[0] != "led" or reply[1] == self._leader:
             return
         epoch = int(reply[1].split(":")[-2])
-        if epoch <= self._epoch:
+        if epoch <= self._epoch and self._told_floor:
             self.violate("G5", f"{who}: epoch {epoch} comes after {self._epoch}")
-        self._leader, self._epoch = reply[1], epoch
+        self._leader, self._epoch, self.elected_s = reply[1], epoch, trio.current_time()
+
+    def _on_resign(self, _who: str, _keys: Any, _argv: list[str], _reply: Any) -> None:
+        """Nothing can be wrong with it but a refusal."""
 
     def _on_enroll(self, _who: str, _keys: Any, argv: list[str], replies: Any) -> None:
         for (task, first, run_id, _, _), reply in zip(_items(argv[3:], 5), replies, strict=True):
             if reply in ("enrolled", "started"):
-                self._first_ms.setdefault(task, int(first))
+                self._due_again(task, int(first))
             if reply == "started":
                 self._queued[run_id] = task
 
     def _on_publish(self, who: str, _keys: Any, argv: list[str], replies: Any) -> None:
-        for (task, _expected, _, run_id, _, _), reply in zip(_items(argv[3:], 6), replies, strict=True):
+        for (task, expected, _, run_id, _, _), reply in zip(_items(argv[3:], 6), replies, strict=True):
+            if reply == "published" or reply[0] == "skipped":
+                self._passed_ms = max(self._passed_ms, int(expected))
             if reply != "published":
                 continue
             if run_id in self._published:
@@ -178,9 +311,16 @@ class Oracle:
                 self.violate("G6", f"{who}: {run_id} was published while its task is paused")
 
     def _on_move(self, _who: str, _keys: Any, argv: list[str], replies: Any) -> None:
-        for (task, _, next_ms, *_), reply in zip(_items(argv[2:], 7), replies, strict=True):
-            if reply == "done" and next_ms and int(next_ms) < self._first_ms.get(task, 0):
-                self._first_ms[task] = int(next_ms)  # no slot was passed yet, and the clock of Redis stepped back
+        for (task, _, next_ms, count, last_ms, *_), reply in zip(_items(argv[2:], 7), replies, strict=True):
+            if reply == "done" and int(count) > 0:
+                self._passed_ms = max(self._passed_ms, int(last_ms))
+            if reply == "done" and next_ms:
+                self._first_again(task, int(next_ms))
+
+    def _first_again(self, task: str, due_ms: int) -> None:
+        """It is due before its first slot: none was passed yet, and the clock of Redis stepped back."""
+        if task in self._spans and due_ms > self._passed_ms:
+            self._spans[task][-1].first_ms = min(self._spans[task][-1].first_ms, due_ms)
 
     def _on_dismiss(self, _who: str, _keys: Any, _argv: list[str], _replies: Any) -> None:
         """Of no declared task in two minutes."""
@@ -204,11 +344,13 @@ class Oracle:
                 continue
             fence, before = int(reply[1]), self._holders.get(run_id)
             if before is not None and (before.worker, before.fence) == (worker, fence):
-                continue  # asked again: nothing was counted, and the lease is as it was
+                before.renewed_s, before.expiry_ms = trio.current_time(), self._redis_ms() + lease_ms
+                continue  # asked again: nothing was counted
             if before is not None:
                 self.violate("G3", f"{who}: {run_id} was claimed while {before} holds it")
-            if fence <= self._claims.get(run_id, 0):
-                self.violate("G1", f"{who}: {run_id} got fence {fence} after {self._claims[run_id]}")
+            last = max(self._claims.get(run_id, 0), self._old_fences.get(run_id, 0) if self._told_floor else 0)
+            if fence <= last:
+                self.violate("G1", f"{who}: {run_id} got fence {fence} after {last}")
             if run_id not in self._claims and reply[2] in self._paused and run_id not in self._forced:
                 self.violate("G6", f"{who}: {run_id} was claimed while its task is paused")
             if self._ended[run_id]:
@@ -219,7 +361,7 @@ class Oracle:
 
     def _on_beat(self, _who: str, _keys: Any, argv: list[str], reply: Any) -> None:
         lost = set(reply[2])
-        for member in argv[3:]:
+        for member in argv[4:] if reply[4] == argv[3] else ():
             run_id, _, fence = member.rpartition("#")
             holder = self._holders.get(run_id)
             if member not in lost and holder is not None and (holder.worker, holder.fence) == (argv[0], int(fence)):
@@ -241,8 +383,11 @@ class Oracle:
                     f"{who}: {run_id}#{fence} was reclaimed, {left_ms} ms before its lease ends by the clock of Redis, "
                     f"{undisturbed_s:.3f} s after it was renewed or Redis was disturbed",
                 )
+            self._losses_of[run_id] += 1
             if reply == "ended" or reply[0] == "dead":
                 self._end(who, run_id)
+                if reply[0] == "dead" and self._losses_of[run_id] < self.max_deliveries and not self.losses:
+                    self.violate("G8", f"{who}: {run_id} is dead after {self._losses_of[run_id]} lost worker(s)")
             else:
                 self._check_fence_changed(who, "reclaim", run_id, holder.fence)
 
@@ -252,7 +397,7 @@ class Oracle:
                 self._let_go(who, "complete", run_id, argv[1], int(fence))
                 self._end(who, run_id)
                 if verdict == "ran":
-                    self._returned.append((run_id, int(fence)))
+                    self._returned.add((run_id, int(fence)))
 
     def _on_fail(self, who: str, _keys: Any, argv: list[str], replies: Any) -> None:
         for (run_id, fence, token, _, _), reply in zip(_items(argv[2:], 5), replies, strict=True):
@@ -276,6 +421,7 @@ class Oracle:
         # A repeat answers from what was kept, and changes nothing: what Redis has now is what was changed.
         now = set(self._redis("HKEYS", self._keys.paused))
         for task, reply in zip(argv[3:], replies, strict=True):
+            self.changed_s["paused", task] = trio.current_time()
             if reply == 1 and (task in now) == (argv[1] != ""):
                 (self._paused.discard if argv[1] == "" else self._paused.add)(task)
 
@@ -290,12 +436,65 @@ class Oracle:
                 self.violate("G6", f"{who}: {run_id} was triggered while its task is paused")
 
     def _on_forget(self, _who: str, _keys: Any, argv: list[str], _reply: Any) -> None:
-        self._forgotten.add(argv[1])
+        self._removed.add(argv[1])
+        self.changed_s["dynamic", argv[1]] = self.changed_s["paused", argv[1]] = trio.current_time()
         self._paused.discard(argv[1])
 
     def _on_define(self, _who: str, _keys: Any, argv: list[str], reply: Any) -> None:
         if reply[0] == "defined":
+            self.changed_s["dynamic", argv[0]] = self.changed_s["paused", argv[0]] = trio.current_time()
             self._paused.discard(argv[0])
+
+    # -- what Redis forgets -------------------------------------------------------------------------------------------
+
+    def image(self) -> Image:
+        """What Redis holds now."""
+        return Image.of(self.world.look, self._keys, self.slots)
+
+    def redis_forgot(self, before: Image, left: Image) -> None:
+        """It holds what is left now. From here on this is what counts."""
+        self.losses += 1
+        self.redis_steady_since_s = trio.current_time()
+        runs, slots = forgotten(before, left)
+        self.world.note(f"forgotten: {sorted(runs)}")
+        self.forgotten_runs |= runs
+        for task, some in slots.items():
+            self.forgotten_slots[task] |= some
+        self._told_floor = False
+        self._leader = left.leader
+        self._paused = set(left.paused)
+        self._published -= runs
+        self._told = {(run_id, token) for run_id, token in self._told if run_id not in runs}
+        self._forget_runs(runs, left)
+        self._holders = {}
+        for run_id, record in left.runs.items():
+            if int(record.fence):
+                self._claims[run_id] = int(record.fence)
+            if record.state == "running":
+                holder = Holder(record.worker, int(record.fence), trio.current_time(), left.expiry_ms(run_id, record))
+                self._holders[run_id] = self._former[run_id, holder.fence] = holder
+        for task, spans in self._spans.items():
+            if f"t/{task}" in left.due:
+                spans[-1].end_ms = None
+            elif f"t/{task}" in before.due:
+                spans[-1].end_ms = int(before.due[f"t/{task}"])
+
+    def _forget_runs(self, runs: set[str], left: Image) -> None:
+        for run_id in runs:
+            if run_id in self._claims:
+                self._old_fences[run_id] = max(self._claims.pop(run_id), self._old_fences.get(run_id, 0))
+            if run_id not in left.runs and run_id not in left.verdicts:
+                self._queued.pop(run_id, None)
+            self._ended[run_id] = int(run_id in left.verdicts)
+
+    def _due_again(self, task: str, first_ms: int) -> None:
+        spans = self._spans.setdefault(task, [])
+        if spans and (spans[-1].end_ms is None or first_ms <= spans[-1].end_ms):
+            spans[-1].end_ms = None
+        else:
+            spans.append(Span(first_ms))
+
+    # -- who holds what -----------------------------------------------------------------------------------------------
 
     def _holds(self, run_id: str, worker: str, fence: int) -> bool:
         holder = self._holders.get(run_id)
@@ -364,32 +563,40 @@ class Oracle:
         paused = set(self._redis("HKEYS", self._keys.paused))
         if missing := self._paused - paused:
             self.violate("G6", f"resumed by nobody: {sorted(missing)}")
+        self._dead = {dict(_pairs(fields))["run"] for _, fields in self._redis("XRANGE", self._keys.dead, "-", "+")}
         due = dict(_pairs(self._redis("ZRANGE", self._keys.due, 0, -1, "WITHSCORES")))
-        for task_id, period_s in self.periods_s.items():
-            if task_id not in self._first_ms:
+        for task_id, rhythm in self.slots.items():
+            if task_id not in self._spans:
                 self.violate("G2", f"{task_id} was never scheduled")
             elif f"t/{task_id}" not in due:
                 self.violate("G2", f"{task_id} is not due any more")
             else:
-                self._judge_task(task_id, period_s * 1000, int(float(due[f"t/{task_id}"])))
+                self._judge_task(task_id, rhythm, int(float(due[f"t/{task_id}"])))
 
-    def _judge_task(self, task_id: str, period_ms: int, due_ms: int) -> None:
+    def _judge_task(self, task_id: str, rhythm: Rhythm, due_ms: int) -> None:
+        period_ms, offset_ms = rhythm.period_s * 1000, rhythm.offset_s * 1000
         entries = [dict(_pairs(fields)) for _, fields in self._redis("XRANGE", self._keys.ledger(task_id), "-", "+")]
         runs = [entry for entry in entries if "run" in entry]
         slots = Counter(int(entry["slot"]) for entry in runs if entry["slot"])
         for entry in entries:
             if "run" not in entry:
                 slots.update(self._passed_over(task_id, entry, period_ms))
-        first_ms = self._first_ms[task_id]
-        if first_ms % period_ms or due_ms % period_ms:
-            self.violate("G2", f"{task_id} is due at {first_ms} and {due_ms}, which are no slots of it")
-        expected = Counter(range(first_ms, due_ms, period_ms))
+        expected: Counter[int] = Counter()
+        for span in self._spans[task_id]:
+            end_ms = due_ms if span.end_ms is None else span.end_ms
+            if any((at_ms - offset_ms) % period_ms for at_ms in (span.first_ms, end_ms)):
+                self.violate("G2", f"{task_id} was due from {span.first_ms} to {end_ms}, which are no slots of it")
+            expected.update(range(span.first_ms, end_ms, period_ms))
+        for slot_ms in self.forgotten_slots[task_id]:
+            del slots[slot_ms], expected[slot_ms]
         if slots != expected:
             without, twice = expected - slots, slots - expected
             self.violate("G2", f"{task_id}: slots without a verdict {_rel(without)}, with too many {_rel(twice)}")
         if due_ms + 2_000 < self._redis_ms():
             self.violate("G2", f"{task_id} is due since {self._redis_ms() - due_ms} ms")
-        queued = Counter(run_id for run_id, task in self._queued.items() if task == task_id)
+        runs = [entry for entry in runs if entry["run"] not in self.forgotten_runs]
+        ours = {run_id for run_id, task in self._queued.items() if task == task_id}
+        queued = Counter(ours - self.forgotten_runs)
         judged = Counter(entry["run"] for entry in runs)
         if judged != queued:
             self.violate("G2", f"{task_id}: runs without verdict {queued - judged}, with too many {judged - queued}")
@@ -402,12 +609,14 @@ class Oracle:
         if len(slots) != int(entry["count"]):
             self.violate("G2", f"{task_id}: {entry} counts {len(slots)} slots")
         for slot_ms in slots:
-            if f"{task_id}@{slot_ms}" in self.world.effects.of_run:
+            if f"{task_id}@{slot_ms}" in self.world.effects.of_run and slot_ms not in self.forgotten_slots[task_id]:
                 self.violate("G2", f"{task_id}@{slot_ms} started, and its verdict says {entry['verdict']}")
         return slots
 
     def _judge_run(self, run_id: str, verdict: str) -> None:
         starts = self.world.effects.of_run.get(run_id, [])
+        if verdict == "dead" and run_id not in self._dead:
+            self.violate("G8", f"{run_id} is dead, and nobody can revive it")
         if verdict == "skipped" and starts:
             self.violate("G2", f"{run_id} started, and its verdict says skipped")
         returned = {(run_id, start.fence) for start in starts if start.outcome == "returned"}

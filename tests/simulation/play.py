@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, final
 import trio
 from trio.testing import MockClock
 
-from tests.simulation.schedule import governed
+from engine.testing.schedule import governed
+from tests.simulation.story import SAVED
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ async def _perform(world: World) -> None:
     try:
         for _ in range(2):
             await world.join(2)
+        for step in world.story.steps:
+            if step.kind in SAVED:
+                world.start_soon(world.save, step)
         for step in world.story.steps:
             await trio.sleep_until(step.at_s)
             await world.do(step)

@@ -32,8 +32,18 @@ WEIGHTS: Final = {
     "remove": 2,
     "join": 3,
     "stop": 2,
+    "memory full": 1,
+    "flushall": 1,
+    "lost tail": 1,
+    "failover": 1,
 }
 """Kinds of steps, and how often each is drawn if it is."""
+
+SAVED: Final = frozenset({"lost tail", "failover"})
+"""After which Redis holds what it held some time before."""
+
+LOSSES: Final = SAVED | {"flushall"}
+"""Rare, since the rules are looser for what Redis forgot."""
 
 
 @final
@@ -65,7 +75,7 @@ class Story:
 def story_of(seed: int) -> Story:
     """The story of a seed. Each has some kinds of steps only, so that rare combinations come about."""
     chance = random.Random(f"story {seed}")
-    kinds = [kind for kind in WEIGHTS if chance.random() < 0.55] or ["kill", "join"]
+    kinds = [kind for kind in WEIGHTS if chance.random() < (0.08 if kind in LOSSES else 0.55)] or ["kill", "join"]
     weights = [WEIGHTS[kind] for kind in kinds]
     ends_s = chance.uniform(20.0, LONGEST_S) if chance.random() < 0.1 else chance.uniform(8.0, 22.0)
     count = min(STEPS_AT_MOST, round(ends_s * chance.choice((0.4, 0.8, 1.5, 3.0))))

@@ -16,13 +16,14 @@ import trio
 
 from engine.errors import RedisUnavailable
 from engine.store.client import Client
-from engine.store.inprocess import InProcess
 from engine.store.slow_replies import SlowReplies
 from engine.store.transport import Lane, LinkStatistics
+from tests.simulation.swift import swift_lanes
 
 if TYPE_CHECKING:
     import random
 
+    from engine.store.history import History
     from tests.simulation.world import World
 
 DEADLINE_S = 3.0
@@ -60,7 +61,8 @@ class Connection:
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.inner = wire.world.spare.pop() if wire.world.spare else InProcess(wire.world.server)
+        self.lanes = wire.world.spare.pop() if wire.world.spare else swift_lanes(wire.world.server)
+        self._server = wire.world.server.run_id
         self._carriers = len(Lane)
         self.open = True
         self.scopes = {lane: trio.CancelScope() for lane in Lane}
@@ -99,26 +101,33 @@ class Connection:
                     await trio.sleep_until(call.arrives_s)
                 while world.redis_stalled.is_set():
                     await world.redis_awake.wait()
+                if self._server != world.server.run_id:
+                    break  # no connection outlives the server at its other end
                 await self._execute(lane, call)
         self._carriers -= 1
         if not self._carriers:
-            world.spare.append(self.inner)  # making one costs a millisecond
+            world.spare.append(self.lanes)  # making them costs a millisecond
 
     async def _execute(self, lane: Lane, call: Call) -> None:
         if call.args[0] is _UNBLOCK:
             read = self.reading[call.args[1]]
             if read is not None:
-                self.inner._lanes[call.args[1]].unblock()
+                self.lanes[call.args[1]].unblock()
             self.wire.answer(self, call, 1 if read is not None else 0, None)
             return
         reply: Any = None
         error: Exception | None = None
         self.reading[lane] = call if call.block_s else None
         try:
-            reply = await self.inner._lanes[lane].request(call.args, call.block_s)
+            if call.block_s:
+                reply = await self.lanes[lane].request(call.args, call.block_s)
+            else:
+                reply = self.lanes[lane].execute(call.args)  # nobody else is at this lane
         except RedisUnavailable as gone:
-            self.wire.cut(half_open_s=0.0, why=gone.reason)
-            return
+            if self.wire.world.server.started_s is None:
+                self.wire.cut(half_open_s=0.0, why=gone.reason)
+                return
+            error = gone
         except Exception as refusal:  # noqa: BLE001 - of the command, whatever it is: it is the reply
             error = refusal
         finally:
@@ -139,9 +148,12 @@ class Wire:
         """Until when it is, or was last."""
         self.loss = 0.0
         """How likely the connection ends with a command: before the reply comes, or before the command is executed."""
+        self.lossy_until_s = self.cut_s = -math.inf
+        """Until when it is so, or was last; until when somebody cut it last."""
         self.held_down = False
         """It stays cut until somebody lets it up."""
         self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
+        self.replicated = self.commands
         self.runs = Client(partial(self._request, Lane.RUNS), may_block=True)
         self.events = Client(partial(self._request, Lane.EVENTS), may_block=True)
         self._connection: Connection | None = None
@@ -152,7 +164,22 @@ class Wire:
         self._connects = self._sent = 0
         self.disturbed_s = -math.inf
         """The last instant at which it was cut or let up."""
+        self._history: History | None = None
         self.connect()
+
+    def greet_with(self, history: History) -> None:
+        """Ask which history Redis goes on with, before the first command of each connection."""
+        self._history = history
+        self._greet()
+
+    def _greet(self) -> None:
+        connection = self._connection
+        if self._history is not None and connection is not None:
+            server, commands = self.world.server.run_id, connection.lanes[Lane.COMMANDS]
+            question = self._history.question(server)
+            reply = commands.execute(question)
+            self.world.executed(self, question, reply, None)
+            self._history.heard(server, reply)
 
     # -- what the simulation does to it -------------------------------------------------------------------------------
 
@@ -163,6 +190,7 @@ class Wire:
         self._connection = connection = Connection(self)
         self._connects += 1
         self._joined_s = self.disturbed_s = trio.current_time()
+        self._greet()
         for lane in Lane:
             self.world.start_soon(connection.carry, lane)
         self._change()

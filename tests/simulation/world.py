@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import suppress
 from contextvars import copy_context
@@ -18,13 +19,14 @@ from engine.errors import CannotCrash, RedisUnavailable, RestartLimitExceeded, T
 from engine.management import Management, Match
 from engine.runtime import Clock, Environment
 from engine.runtime.clock import STEP_S
-from engine.store.inprocess import InProcess, InProcessServer
 from engine.store.store import Store
 from engine.store.transport import Lane
+from engine.testing.schedule import PROCESS, freeze, thaw
+from tests.simulation.aftermath import Aftermath
 from tests.simulation.effects import EffectLog, Start
-from tests.simulation.oracle import Oracle, Violation
-from tests.simulation.schedule import PROCESS, freeze, thaw
-from tests.simulation.story import ACTORS
+from tests.simulation.oracle import Oracle, Rhythm, Violation
+from tests.simulation.story import ACTORS, LOSSES
+from tests.simulation.swift import set_full, swift_lanes, swift_server
 from tests.simulation.wire import Connection, Wire
 from tests.unit.actors.stage import EPOCH_S, Worker, config
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from engine.runtime import SupervisorEvent
+    from engine.store.inprocess import Saved, _Lane
+    from tests.simulation.losses import Image
     from tests.simulation.story import Step, Story
 
 LEASE_S = 3.0
@@ -72,9 +76,9 @@ class Process(Worker):
         self.frozen = False
         self.held: list[trio.lowlevel.Task] = []
         self.dead = self.stopping = self.gone = False
-        self.stalled_until_s = 0.0
+        self.stalled_until_s, self.joined_s = -math.inf, trio.current_time()
         self.skew_s = 0.0
-        self.wire = Wire(world, f"p{number}", random.Random(f"wire {world.story.seed} {number}"))
+        self.wire: Wire = Wire(world, f"p{number}", random.Random(f"wire {world.story.seed} {number}"))
         ids = count(1)
         environment = Environment(
             clock=Clock(wall=lambda: EPOCH_S + trio.current_time() + self.skew_s),
@@ -82,7 +86,17 @@ class Process(Worker):
             new_id=lambda: f"{number:08x}{next(ids):08x}",
         )
         groups = (self._tasks(),)
-        self.assemble(self.wire, environment, number, groups, {**SETTINGS, "concurrent_tasks": concurrent_tasks})
+        self.assemble(
+            self.wire,
+            environment,
+            number,
+            groups,
+            {
+                **SETTINGS,
+                "concurrent_tasks": concurrent_tasks,
+                "max_deliveries": world.oracle.max_deliveries,
+            },
+        )
 
     @property
     def key(self) -> str:
@@ -172,13 +186,23 @@ class World:
         self._context = copy_context()
         self.redis_ahead_s = 0.0
         self.redis_stalled, self.redis_awake = trio.Event(), trio.Event()
-        self.spare: list[InProcess] = []
-        """Ways to the server that nobody uses any more."""
+        self.spare: list[dict[Lane, _Lane]] = []
+        """Connections to the server that nobody uses any more."""
         self.left_in_buffers: list[Connection] = []
-        self.server = InProcessServer(wall=lambda: EPOCH_S + trio.current_time() + self.redis_ahead_s)
-        self._spy = InProcess(self.server)._lanes[Lane.COMMANDS]
+        self._saved: dict[Step, Saved] = {}
+        self._filled = 0
+        """How many of the steps that fill its memory are in progress."""
+        self.disturbed_s = self.lost_s = -math.inf
+        """The last instants of a step that disturbs anybody, and of one at which Redis forgot."""
+        self.quiet = False
+        """No more faults come."""
+        self.aftermaths = 0
+        """Losses that were judged."""
+        self.server = swift_server(lambda: EPOCH_S + trio.current_time() + self.redis_ahead_s)
+        self._spy = swift_lanes(self.server)[Lane.COMMANDS]
         self.effects = EffectLog()
-        self.oracle = Oracle(self, lease_s=LEASE_S, periods_s=PERIODS_S)
+        self.oracle = Oracle(self, lease_s=LEASE_S, slots={name: Rhythm(each) for name, each in PERIODS_S.items()})
+        self.oracle.max_deliveries = random.Random(f"deliveries {story.seed}").choice((1, 2, 3))
         self.effects.on_start = self.oracle.body_starts
         self.processes: list[Process] = []
         self.lines: list[str] = []
@@ -227,7 +251,7 @@ class World:
         """What Redis would answer, asked by nobody, in no time."""
         started_s, self.server.started_s = self.server.started_s, 0.0
         try:
-            return self._spy._execute(command)
+            return self._spy.execute(command)
         finally:
             self.server.started_s = started_s
 
@@ -262,6 +286,8 @@ class World:
         """Do it, without waiting for what comes of it. What is done to nobody is not done."""
         self.note(f"step {step}")
         alive = self.alive()
+        if step.kind not in self._operations_of and step.kind not in LOSSES:
+            self.disturbed_s = trio.current_time()
         if step.kind in self._operations_of:
             self.start_soon(self._operate, step)
         elif step.kind in self._to_redis:
@@ -278,6 +304,10 @@ class World:
             "redis restart": lambda step: self.start_soon(self._restart_redis, 0.05 + step.amount**2 * 6),
             "redis stall": lambda step: self.start_soon(self._stall_redis, 0.1 + step.amount * 6),
             "redis clock": lambda step: self._step_clock((step.amount * 2 - 1) * 8),
+            "memory full": lambda step: self.start_soon(self._fill, 0.3 + step.amount * 5),
+            "flushall": self._flush,
+            "lost tail": lambda step: self.start_soon(self._lose_tail, step, 0.0),
+            "failover": lambda step: self.start_soon(self._lose_tail, step, (step.what % 9 - 4) * 1.0),
         }
 
     @cached_property
@@ -328,7 +358,7 @@ class World:
         wire = process.wire
         if wire.held_down:
             return
-        wire.held_down = True
+        wire.held_down, wire.cut_s = True, trio.current_time() + for_s
         wire.cut(half_open_s=half_open_s)
         await trio.sleep(for_s)
         if not (process.dead or process.gone):
@@ -342,7 +372,7 @@ class World:
         process.wire.slow_s = 0.0
 
     async def _lossy(self, process: Process, for_s: float, loss: float) -> None:
-        process.wire.loss = loss
+        process.wire.loss, process.wire.lossy_until_s = loss, trio.current_time() + for_s
         await trio.sleep(for_s)
         process.wire.loss = 0.0
 
@@ -358,13 +388,53 @@ class World:
         for wire in self._wires():
             self.start_soon(wire._reconnect, wire.chance.uniform(0.01, 0.6))
 
+    async def _fill(self, for_s: float) -> None:
+        self._filled += 1
+        set_full(self.server, full=True)
+        await trio.sleep(for_s)
+        self._filled -= 1
+        set_full(self.server, full=self._filled > 0)
+
+    def _flush(self, step: Step) -> None:
+        if self.server.started_s is None or self.redis_stalled.is_set():
+            return
+        before, self.lost_s = self.oracle.image(), trio.current_time()
+        self.look(("FLUSHALL",))
+        self._forgot(before, lag_s=math.inf)
+
+    async def save(self, step: Step) -> None:
+        """Keep what Redis holds a while before a step at which that is all that is left."""
+        await trio.sleep_until(step.at_s - lag_s(step))
+        self._saved[step] = self.server.save()
+
+    async def _lose_tail(self, step: Step, clock_s: float) -> None:
+        """Another server goes on with what was saved, and where it is a replica, by another clock."""
+        if self.server.started_s is None or self.redis_stalled.is_set():
+            return
+        before, self.lost_s = self.oracle.image(), trio.current_time()
+        self.server.stop()
+        for wire in self._wires():
+            wire.cut(half_open_s=0.0, why="Redis is gone")
+        await trio.sleep(0.05 + step.amount**2 * 2)
+        if clock_s:
+            self._step_clock(clock_s)
+        self.server.start(self._saved[step])
+        self._forgot(before, lag_s=lag_s(step))
+        for wire in self._wires():
+            self.start_soon(wire._reconnect, wire.chance.uniform(0.01, 0.6))
+
+    def _forgot(self, before: Image, *, lag_s: float) -> None:
+        left = self.oracle.image()
+        self.oracle.redis_forgot(before, left)
+        self.start_soon(Aftermath(self, before, left, lag_s=lag_s, lease_s=LEASE_S).judge)
+
     async def _stall_redis(self, for_s: float) -> None:
         if self.redis_stalled.is_set():
             return
         self.redis_stalled.set()
         await trio.sleep(for_s)
         self.redis_stalled = trio.Event()
-        if for_s > LEASE_S / 4:  # a shorter one is a slow reply, which a reconciler need not notice
+        if for_s > LEASE_S / 4 + LEASE_S / 3:  # in a shorter one the reconciler's process need not have asked anything
             self.oracle.redis_steady_since_s = trio.current_time()
         self.redis_awake.set()
         self.redis_awake = trio.Event()
@@ -413,6 +483,7 @@ class World:
 
     async def become_quiet(self, until_s: float) -> None:
         """No more faults; two new workers; everything paused; then wait until nothing is left."""
+        self.quiet = True
         if self.redis_stalled.is_set():
             await self.redis_awake.wait()
         if self.server.started_s is None:
@@ -427,9 +498,7 @@ class World:
         for _ in range(2):
             await self.join(4)
         await trio.sleep(LEASE_S * 2)
-        for task_id in PERIODS_S:
-            match = Match(name=task_id.partition("/")[2])
-            await self._insist(partial(self.management.pause, match, who="end"))
+        await self._insist(partial(self.management.pause, Match(group="g"), who="end"))
         for name in DYNAMIC:
             await self._insist(partial(self.management.remove, "g", name, who="end"))
         while (left := self.oracle.left_over()) and trio.current_time() < until_s:  # noqa: ASYNC110 - anything may change it
@@ -456,6 +525,11 @@ class World:
             if process.frozen:
                 thaw(process)
         self.nursery.cancel_scope.cancel()
+
+
+def lag_s(step: Step) -> float:
+    """How far behind is what is left after a step at which Redis forgets."""
+    return min(step.at_s - 0.5, 0.1 + 3 * ((step.who * 7 + step.what) % 100) / 100)
 
 
 def _match(step: Step) -> Match:

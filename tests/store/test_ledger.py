@@ -80,6 +80,17 @@ async def test_neighbouring_slots_that_did_not_run_for_one_reason_share_an_entry
     assert await stage.store.ledger.all(OTHER) == []
 
 
+async def test_neighbours_that_did_not_run_for_different_reasons_do_not_share_an_entry(stage: Stage) -> None:
+    """The ledger says of each slot why it did not run."""
+    first_ms = await go_to_the_first_slot(stage)
+    assert await pass_slot(stage, cap=0) == Skipped("queue full")
+    await stage.store.catalog.pause([TASK], "pause", until_ms=None, details="{}", who="me")
+    assert await pass_slot(stage, cap=0) == Skipped("paused")
+    entries = await stage.store.ledger.all(TASK)
+    assert ranges(entries, first_ms) == [("skipped", 0, 0, 1), ("skipped", 1, 1, 1)]
+    assert [entry.reason for entry in entries] == ["queue full", "paused"]
+
+
 async def test_slots_on_both_sides_of_one_that_still_runs_do_not_share_an_entry(stage: Stage) -> None:
     """Its verdict is not written yet: a range over it would cover it twice."""
     first_ms = await go_to_the_first_slot(stage)

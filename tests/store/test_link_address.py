@@ -6,7 +6,6 @@ import logging
 import re
 import ssl
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +19,6 @@ from engine.config import Config, address_of
 from engine.errors import ConfigError
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
-from tests.store.proxy import listening
 from tests.store.servers import free_port
 
 if TYPE_CHECKING:
@@ -311,36 +309,30 @@ async def test_user_and_password_let_in_and_a_wrong_one_is_said_to_be_wrong(
     assert "wants a password" in await why_down(Address(path=server.path), caplog)
 
 
+@pytest.mark.parametrize(
+    ("series", "said"), [("5.0", "no password is set"), ("6.2", "without any password configured")]
+)
 async def test_a_password_for_a_server_without_one_is_said_to_be_unwanted(
-    start_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+    start_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture, series: str, said: str
 ) -> None:
     """In the server's words."""
-    line = await why_down(Address(path=start_redis("6.2").path, password="unwanted-one"), caplog)
+    line = await why_down(Address(path=start_redis(series).path, password="unwanted-one"), caplog)
     assert "AUTH" in line
-    assert "without any password configured" in line
+    assert said in line
     assert "unwanted-one" not in line
 
 
-async def test_a_user_name_is_left_out_for_a_server_before_acls(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_user_name_is_left_out_for_a_server_before_acls(
+    start_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
     """Redis 5 takes a password only: it is asked again without the name."""
-    heard: list[bytes] = []
-
-    async def redis_5(stream: trio.SocketStream) -> None:
-        heard.append(await stream.receive_some(4096))
-        await stream.send_all(b"-ERR wrong number of arguments for 'auth' command\r\n")
-        heard.append(await stream.receive_some(4096))
-        await stream.send_all(b"+OK\r\n")
-        await stream.receive_some(4096)
-        await stream.send_all(b"+OK\r\n+OK\r\n+PONG\r\n:7\r\n")
-        await trio.sleep_forever()
-
-    async with listening(redis_5) as address, running(replace(address, username="default", password="pw")) as link:
-        with trio.fail_after(30):
-            await link.wait_up()
-    assert heard[:2] == [
-        b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$2\r\npw\r\n",
-        b"*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n",
-    ]
+    path = start_redis("5.0", "--requirepass", "right-one").path
+    for user in (None, "default"):
+        await check_up(Address(path=path, username=user, password="right-one"))
+        line = await why_down(Address(path=path, username=user, password="wrong-one"), caplog)
+        assert "AUTH: ERR invalid password" in line
+        assert "wrong-one" not in line
+    assert "wants a password" in await why_down(Address(path=path), caplog)
 
 
 async def test_each_database_is_its_own(shared_redis: Callable[[str], RedisServer]) -> None:

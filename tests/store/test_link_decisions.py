@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from engine.address import Address
+from engine.config import Config
+from engine.connect import link_to
 from engine.errors import CommandRefused, RedisUnavailable
 from engine.store.client import block_of_s
-from engine.store.patience import Backoff
+from engine.store.patience import Backoff, Telling
 from engine.store.replies import QUIET_S, UNAVAILABLE, Refusals, failure_in, reply_error
 from engine.store.slow_replies import SlowReplies
 
@@ -23,6 +27,16 @@ def test_a_delay_is_within_its_bounds(failures: int, chance: float) -> None:
     longest = backoff.delay_s(failures, 0.0)
     assert longest / 2 <= backoff.delay_s(failures, chance) <= longest <= 2.0
     assert backoff.delay_s(failures + 1, chance) >= backoff.delay_s(failures, chance)
+
+
+def test_a_lost_connection_is_tried_again_four_times_in_the_shortest_lease() -> None:
+    """Or a lease would end while its holder waits to connect, though Redis is back."""
+    for leader_s, runs_s in ((3.0, 0.2), (0.4, 3.0)):
+        config = Config(redis_host="nowhere", leader_heartbeat_interval=leader_s, running_heartbeat_interval=runs_s)
+        link = link_to(Address(host="nowhere"), config, name="x", greetings=[])
+        shortest_s = 3 * min(leader_s, runs_s)
+        for lane in link._lanes.values():
+            assert lane._settings.backoff.delay_s(100, 0.999) <= shortest_s / 4
 
 
 def test_delays_double_up_to_the_ceiling() -> None:
@@ -92,18 +106,30 @@ def test_an_error_from_within_a_script_is_found_behind_the_words_of_redis_6(inne
     assert type(reply_error(text)) is kind
 
 
+def test_a_refusal_is_the_same_whichever_script_met_it() -> None:
+    """From 7.0 on the text of the error says which one that was; who compares reasons would take each for news."""
+    said = "READONLY You can't write against a read only replica."
+    reasons = {str(reply_error(f"{said} script: {sha * 40}, on @user_script:1{sha}.")) for sha in "12"}
+    assert reasons == {str(reply_error(said))}
+
+
 def test_a_redis_that_refuses_is_told_of_when_that_begins_and_when_it_has_ended() -> None:
-    """However often it refuses in between; that it answers other commands shows nothing."""
+    """However often it refuses in between; that it answers other commands shows nothing. The last reason is kept."""
     refusals = Refusals()
     assert not refusals.ended(0)
-    assert refusals.began(100)
-    assert not refusals.began(100.2)
+    reasons = [refusals.reason]
+    assert refusals.began(100, "OOM")
+    assert not refusals.began(100.2, "OOM")
     assert not refusals.ended(100.2 + QUIET_S - 1)
-    assert not refusals.began(100.2 + QUIET_S - 1)
+    assert refusals.began(100.2 + QUIET_S - 1, "NOREPLICAS (some words)"), "for another reason"
+    assert not refusals.began(100.2 + QUIET_S - 1, "NOREPLICAS (other words)")
     assert not refusals.ended(100.2 + QUIET_S)
+    reasons.append(refusals.reason)
     assert refusals.ended(100.2 + 2 * QUIET_S)
+    reasons.append(refusals.reason)
     assert not refusals.ended(100.2 + 3 * QUIET_S)
-    assert refusals.began(200)
+    assert refusals.began(200, "OOM")
+    assert reasons == [None, "NOREPLICAS (other words)", None]
 
 
 def test_an_array_with_an_error_is_returned_unless_it_says_not_now() -> None:
@@ -143,3 +169,17 @@ def test_errors_can_be_copied_and_name_what_to_do() -> None:
     error = CommandRefused("lock()", "use a lease")
     assert (error.command, error.instead) == ("lock()", "use a lease")
     assert str(error) == "lock() does not work here: use a lease"
+
+
+def test_the_failures_of_a_connection_are_told_at_first_and_then_once_a_minute() -> None:
+    """Also where each new connection lasts for seconds, and is lost for the same reason as the one before."""
+    telling = Telling()
+
+    def told(reason: str, *at_s: float) -> list[float]:
+        return [now_s for now_s in at_s if telling.level(reason, now_s) == logging.WARNING]
+
+    times = [3.0 * number for number in range(50)]
+    assert told("it is a replica", *times) == [0, 3, 6, 9, 12, 72, 132]
+    assert told("it has gone", 150, 151) == [150, 151], "another reason is news"
+    assert told("it is a replica", 152) == [152]
+    assert told("it is a replica", *range(220, 230)) == [220, 221, 222, 223, 224], "as is one after a quiet minute"

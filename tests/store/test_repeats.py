@@ -21,8 +21,8 @@ BY_NAME = {transition.name: transition for transition in ALL}
 
 
 def comparable(transition: Transition, stage: Stage, found: Snapshot) -> Snapshot:
-    """A snapshot without what a repeat is meant to change: a beat renews the leases and the presence."""
-    if transition.name != "beat":
+    """A snapshot without what a repeat is meant to change: beat and claim renew leases, a beat the presence too."""
+    if transition.name not in ("beat", "claim"):
         return found
     times = (stage.store.keys.leases, stage.store.keys.workers_seen)
     return {key: (kind, set(value) if key in times else value) for key, (kind, value) in found.items()}
@@ -160,6 +160,10 @@ async def renewed(stage: Stage) -> None:
     await stage.store.election.renew(leader, lease_ms=LEASE_MS)
 
 
+async def resigned(stage: Stage) -> None:
+    assert await stage.store.election.resign(await stage.redis.get(stage.store.keys.leader))
+
+
 async def succeeded_by_another(stage: Stage) -> None:
     leader = await stage.redis.get(stage.store.keys.leader)
     if leader:
@@ -210,6 +214,10 @@ async def cleared_again(stage: Stage) -> None:
     await stage.store.ledger.clear([TASK], "another", who="")
 
 
+async def drained(stage: Stage) -> None:
+    await stage.store.leases.beat("A", [], lease_ms=1, details="{}", draining=True)
+
+
 async def seen_again(stage: Stage) -> None:
     await stage.store.leases.beat("A", [], lease_ms=1, details="{}", draining=False)
     await stage.redis.zincrby(stage.store.keys.workers_seen, 1, "A")  # within the same millisecond, perhaps
@@ -242,6 +250,26 @@ async def written_by_another_version(stage: Stage) -> None:
 
 
 LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
+    "adopt": {
+        completed: "ended",
+        failed: "kept",
+        handed_back: "newer",
+        handed_back_and_taken: "newer",
+        reclaimed: "newer",
+        reclaimed_and_taken: "newer",
+        abandoned: "kept",
+        beaten: "kept",
+    },
+    "adopt, over a forgotten claim": {completed: "ended", handed_back: "newer", reclaimed_and_taken: "newer"},
+    "adopt, ended": {published_again: "ended"},
+    "adopt, dead": {published_again: "ended"},
+    "adopt, tried again": {published_again: "kept"},
+    "enter": {},
+    "enter, with nothing left": {},
+    "enter, after one that knew nothing": {},
+    "restore": {},
+    "told": {},
+    "told, before others": {},
     "publish": dict.fromkeys(
         (taken, taken_and_completed, taken_and_failed, put_aside, released, published_again, rescheduled), Moved
     ),
@@ -292,6 +320,14 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
         released: Done(),
     },
     "abandon": {completed: Gone(), handed_back: Gone(), failed: Gone(), reclaimed: Gone(), beaten: Done()},
+    "begin": {
+        completed: Gone(),
+        handed_back: Fenced(),
+        failed: Fenced(),
+        reclaimed: Fenced(),
+        reclaimed_and_taken: Fenced(),
+        abandoned: Done(),
+    },
     "defer": {requeued: Stale(), requeued_and_taken: Stale(), requeued_taken_and_completed: Stale()},
     "release": dict.fromkeys((taken, taken_and_completed, taken_and_failed, put_aside, released), "dropped"),
     "reclaim": dict.fromkeys(
@@ -299,22 +335,33 @@ LATE: dict[str, dict[Callable[[Stage], Awaitable[None]], Any]] = {
     ),
     "reclaim, dead": {published_again: None},
     "agree": {written_by_another_version: "2"},
-    "elect": {renewed: Elected, succeeded_by_another: Held},
-    "renew": {succeeded_by_another: Lost},
+    "elect": {renewed: Elected, resigned: Held, succeeded_by_another: Held},
+    "renew": {resigned: Lost, succeeded_by_another: Lost},
     "resign": {succeeded_by_another: False},
-    "beat": {completed: Beat, failed: Beat, handed_back: Beat, reclaimed_and_taken: Beat, abandoned: Beat},
+    "beat": {
+        completed: Beat,
+        failed: Beat,
+        handed_back: Beat,
+        reclaimed_and_taken: Beat,
+        abandoned: Beat,
+        drained: Beat,
+    },
     "bury": {seen_again: "alive"},
     "declare": {paused_otherwise: False},
     "declare, in place of another": {paused_otherwise: False},
     "declare, readmitting": dict.fromkeys((paused_otherwise, withdrawn_again, defined_otherwise), False),
     "declare, readmitting into a known set": dict.fromkeys((withdrawn_again, defined_otherwise), False),
     "drop_withdrawn": {withdrawn_again: "changed", defined_otherwise: "changed"},
+    "strike": {published_again: 0},
     "retire": {paused_otherwise: "gone"},
     "retire, noting": {paused_otherwise: "unused"},
     "dismiss": {paused_otherwise: None},
     "pause": {paused_otherwise: SAME, resumed_otherwise: SAME},
     "resume": {paused_otherwise: SAME},
     "unpause": {paused_for_good: 0},
+    "set_aside": {published_again: None},
+    "tidy": {published_again: frozenset()},
+    "tidy, mending": {published_again: frozenset()},
     "trigger": dict.fromkeys(
         (taken, taken_and_completed, taken_and_failed, put_aside, released, paused_otherwise), SAME
     ),

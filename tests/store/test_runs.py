@@ -169,6 +169,20 @@ async def test_of_two_runs_in_one_claim_a_task_that_does_not_overlap_gets_one(st
     assert (entry.run_id, entry.verdict, entry.reason) == (second, "skipped", "overlap")
 
 
+async def test_the_repeat_of_a_claim_holds_a_whole_lease_and_revives_none(stage: Stage) -> None:
+    """The body begins with the answer to the repeat. One that comes when the run was lost by then changes nothing."""
+    await stage.queued()
+    entries = await stage.read()
+    [claimed] = await stage.claim(entries)
+    member, leases = f"{claimed.run_id}#{claimed.fence}", stage.store.keys.leases
+    await stage.redis.zadd(leases, {member: 1})
+    assert await stage.claim(entries) == [claimed]
+    assert await stage.redis.zscore(leases, member) >= stage.now_ms + LEASE_MS
+    await stage.redis.zrem(leases, member)
+    assert await stage.claim(entries) == [claimed]
+    assert await stage.redis.zscore(leases, member) is None
+
+
 async def test_an_entry_that_stands_twice_in_one_claim_gets_one_fence(stage: Stage) -> None:
     """The run does not overlap itself."""
     await stage.queued(overlap="skip")
@@ -196,15 +210,31 @@ async def test_a_repeated_claim_does_not_grant_a_run_by_an_entry_that_is_not_its
 async def test_a_claim_beside_a_running_one_is_refused_with_a_verdict(
     stage: Stage, *, started: bool, ended: Ended
 ) -> None:
-    """A fresh run is skipped; one that was started before failed."""
+    """A fresh run is skipped; one that was started before failed, and keeps the story of its attempts."""
     first, second = await two_runs_of_one_task(stage)
     one, other = await stage.read()
     if started:
-        await stage.redis.hset(stage.store.keys.run(second), "fence", "7")
+        await stage.redis.hset(stage.store.keys.run(second), mapping={"fence": "7", "story": "told"})
     await stage.claim([one])
     assert await stage.store.runs.claim("A", "t2", [other], lease_ms=LEASE_MS) == [ended]
     assert await stage.live() == {first: "running"}
     assert await stage.verdicts() == [(ended.verdict, ended.reason)]
+    [(_, fields)] = await stage.redis.xrange(stage.store.keys.ledger(TASK))
+    assert fields["story"] == ("told" if started else "")
+
+
+@pytest.mark.parametrize("mark", ["abandoned", "removed"])
+async def test_a_claim_that_is_refused_leaves_no_verdict_where_there_is_one_or_none_is_wanted(
+    stage: Stage, mark: str
+) -> None:
+    """The run of a removed task, and one that has its verdict already."""
+    first, second = await two_runs_of_one_task(stage)
+    one, other = await stage.read()
+    await stage.redis.hset(stage.store.keys.run(second), mark, "1")
+    await stage.claim([one])
+    assert await stage.store.runs.claim("A", "t2", [other], lease_ms=LEASE_MS) == [Ended("skipped", "overlap")]
+    assert await stage.live() == {first: "running"}
+    assert await stage.verdicts() == []
 
 
 # -- who may ----------------------------------------------------------------------------------------------------------
@@ -483,15 +513,34 @@ async def test_of_too_many_runs_that_no_worker_knows_the_last_are_skipped(stage:
     """A task that nobody can run must not fill Redis: its slots say why."""
     runs = [await stage.queued(ago_ms=10 - number) for number in range(3)]
     first, second, third = await stage.read()
-    assert isinstance((await stage.store.runs.defer("A", [first], most=3))[0], Parked)
-    replies = await stage.store.runs.defer("A", [second, third], most=2)
+    assert isinstance((await stage.store.runs.defer("A", [first], most=1))[0], Parked)
+    replies = await stage.store.runs.defer("A", [second, third], most=1)
     assert replies == [Ended("skipped", "no worker")] * 2
     assert await stage.live() == {runs[0]: "parked"}
     assert await stage.verdicts() == [("skipped", "no worker")] * 2
     await gone_for_good(stage, runs[1])
 
 
-@pytest.mark.parametrize("whose", ["another worker's", "another entry", "a run in progress"])
+async def test_runs_that_are_not_put_aside_do_not_count_against_those_that_are(stage: Stage) -> None:
+    """However many are queued, in progress or tried again: others know the function, so this one waits for them."""
+    await stage.waiting(ago_ms=9, delay_ms=600_000)
+    await stage.running("group/task", "B", ago_ms=8)
+    for ago_ms in (7, 6, 5):
+        await stage.queued(ago_ms=ago_ms)
+    entries = await stage.read()
+    assert [type(reply) for reply in await stage.store.runs.defer("A", entries[:1], most=1)] == [Parked]
+    assert await stage.store.runs.defer("A", entries[1:2], most=1) == [Ended("skipped", "no worker")]
+
+
+async def test_runs_that_are_put_aside_in_one_call_count(stage: Stage) -> None:
+    """The decision about the second knows of the first, although nothing is written in between."""
+    for ago_ms in (3, 2, 1):
+        await stage.queued(ago_ms=ago_ms)
+    replies = await stage.store.runs.defer("A", await stage.read(), most=2)
+    assert [type(reply) for reply in replies] == [Parked, Parked, Ended]
+
+
+@pytest.mark.parametrize("whose", ["another worker's", "another entry", "an older entry", "a run in progress"])
 async def test_only_the_current_entry_of_a_queued_run_is_deferred_by_its_reader(stage: Stage, whose: str) -> None:
     """Everything else is stale, and nothing is written."""
     await stage.queued()
@@ -501,6 +550,8 @@ async def test_only_the_current_entry_of_a_queued_run_is_deferred_by_its_reader(
         worker = "B"
     elif whose == "another entry":
         entry = Entry(entry.run_id, "1-1", entry.priority)
+    elif whose == "an older entry":
+        await stage.redis.hset(stage.store.keys.run(entry.run_id), "entry", "1-1")
     else:
         await stage.claim([entry])
     before = await stage.snapshot()
@@ -580,3 +631,17 @@ async def test_twelve_hundred_runs_are_taken_through_every_script_and_answered_i
     ended = await runs.complete("A", done)
     assert [place for place, reply in enumerate(ended) if reply != Done()] == [900]
     assert ended[900] == Gone()
+
+
+async def test_what_was_read_before_all_was_deleted_is_nobodys(stage: Stage) -> None:
+    """FLUSHALL takes the consumer groups too: nothing is pending, and what was read is stale, not broken."""
+    await stage.queued()
+    entries = await stage.read()
+    await stage.redis.flushall()
+    runs = stage.store.runs
+    assert await runs.claim("A", "token", entries, lease_ms=LEASE_MS) == [Stale()]
+    assert await runs.defer("A", entries, most=5) == [Stale()]
+    assert await runs.release(entries) == ["dropped"]
+    assert await runs.unclaimed("A") == []
+    await runs.make_groups()
+    assert await runs.claim("A", "token", entries, lease_ms=LEASE_MS) == [Stale()]

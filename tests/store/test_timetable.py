@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.store.runs import Failure
+from engine.store.runs import Claimed, Failure
 from engine.store.session import Broken, Deposed, Done
 from engine.store.store import Store
 from engine.store.timetable import (
@@ -400,6 +400,23 @@ async def test_a_retry_that_is_not_due_or_due_at_another_instant_stays(stage: St
     assert await stage.snapshot() == before
 
 
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_a_run_that_neither_waits_nor_is_parked_is_not_queued_again(stage: Stage, state: str) -> None:
+    """Something of an earlier retry is left in due: it goes, and the run is where it is."""
+    if state == "running":
+        run_id = (await stage.running()).run_id
+    else:
+        run_id = await stage.queued()
+    await stage.redis.zadd(stage.store.keys.due, {f"r/{run_id}": stage.now_ms - 5})
+    before = await stage.record(run_id)
+    left = Due(run_id, stage.now_ms - 5, is_run=True)
+    assert await stage.store.timetable.requeue(stage.leader, [left]) == [Moved(None)]
+    assert await stage.record(run_id) == before
+    assert await stage.live() == {run_id: state}
+    assert await stage.in_stream() == [run_id]
+    assert await stage.due_ms(f"r/{run_id}") is None
+
+
 async def test_what_is_left_of_a_run_that_is_no_more_is_removed(stage: Stage) -> None:
     """Or it would be looked at, or stand in the way of its task, for ever."""
     item = await stage.waiting()
@@ -426,6 +443,22 @@ async def test_a_waiting_retry_of_a_paused_task_fails_and_an_unstarted_run_is_sk
         assert await stage.due_ms(f"r/{item.id}") is None
 
 
+async def another(stage: Stage, state: str) -> None:
+    """Another run of the task, beside the one that a test is about."""
+    await stage.redis.hset(stage.store.keys.live(TASK), "another run", state)
+    await stage.redis.hset(stage.store.keys.run("another run"), "state", state)
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "parked"])
+async def test_a_live_entry_of_no_run_keeps_nothing_from_running(stage: Stage, state: str) -> None:
+    """It names a run that has no record: nobody would ever end it."""
+    await stage.redis.hset(stage.store.keys.live(TASK), "no run", state)
+    await stage.due()
+    assert await publish(stage, [stage.slot(overlap="skip")]) == [Published()]
+    [claimed] = await stage.store.runs.claim("A", "token", await stage.read(), lease_ms=1_000)
+    assert isinstance(claimed, Claimed)
+
+
 async def test_force_passes_a_pause_and_never_an_overlap(stage: Stage) -> None:
     """Somebody asked for this run by name: the pause is not meant for it, the overlap is."""
     item = await stage.waiting(overlap="skip")
@@ -435,7 +468,7 @@ async def test_force_passes_a_pause_and_never_an_overlap(stage: Stage) -> None:
     held = await stage.taken()
     await stage.store.runs.fail("A", [Failure(held, 0, "{}")])
     [again] = [due for due in await stage.store.timetable.window(stage.now_ms + 60_000) if due.is_run]
-    await stage.redis.hset(stage.store.keys.live(TASK), "another run", "running")
+    await another(stage, "running")
     assert await stage.store.timetable.requeue(stage.leader, [again]) == [Ended("failed", "superseded")]
 
 
@@ -458,7 +491,7 @@ async def test_a_run_of_a_task_that_does_not_overlap_ends_if_another_is_there(
 ) -> None:
     """A retry is superseded; a run that never started is skipped. The other one goes on."""
     item = await getattr(stage, bring)(overlap="skip")
-    await stage.redis.hset(stage.store.keys.live(TASK), "another run", state)
+    await another(stage, state)
     assert await stage.store.timetable.requeue(stage.leader, [item]) == [ended]
     assert await stage.verdicts() == [(ended.verdict, ended.reason)]
     assert await stage.live() == {"another run": state}

@@ -1,20 +1,27 @@
-"""Whom Sentinels name: believed by epoch, and only if it is a primary. Failovers of real ones: tests/system."""
+"""Whom Sentinels name: believed by epoch, and only if it is a primary; and the ways in. Failovers: tests/system."""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from engine.address import Address
+from engine.config import Config, address_of
 from engine.store.link import Link, LinkSettings
 from engine.store.patience import Backoff
+from tests.store.guard import Guard, connect, rights_of_page
 from tests.store.proxy import listening
 from tests.store.servers import free_port
+from tests.store.topologies import replicated, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    import pytest
 
     from tests.store.servers import RedisServer
 
@@ -132,3 +139,82 @@ async def test_a_primary_that_is_no_longer_named_is_left(start_redis: Callable[.
                 await trio.sleep(0.01)
         assert await port_of(link) == new.port
         assert link.statistics().drops == 3
+
+
+async def why_not(address: Address, caplog: pytest.LogCaptureFixture) -> str:
+    """What is wrong with it, which is no secret."""
+    link = Link(address, settings=QUICK, key="{app}:")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run)
+        with trio.fail_after(30):
+            while link.statistics().last_error is None:  # noqa: ASYNC110  # a text, and no event
+                await trio.sleep(0.01)
+        assert not link.is_up()
+        nursery.cancel_scope.cancel()
+    told = f"{link.statistics()} {caplog.text}"
+    assert not any(secret in told for secret in ("p/w", "wrong-one"))
+    return link.statistics().last_error or ""
+
+
+async def works(address: Address) -> None:
+    """It is let in, and may use the keys of its application."""
+    link = Link(address, settings=QUICK, key="{app}:")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run)
+        with trio.fail_after(30):
+            await link.wait_up()
+        assert await link.commands.set("{app}:key", "1") is True
+        assert await link.events.ping() is True
+        nursery.cancel_scope.cancel()
+
+
+def other_authority(directory: Path) -> str:
+    """The certificate of one that has signed nothing here."""
+    return Guard.make(directory / "other", []).ca_file
+
+
+async def test_sentinels_and_redis_each_want_tls_and_a_password_of_their_own(
+    start_redis: Callable[..., RedisServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the rights of the page, and the two questions of a Sentinel's user. What is wrong is said, and where."""
+    start_redis("7.0", run=False)  # skips where there is none
+    guard = Guard.make(tmp_path / "guard", [*rights_of_page("app"), "+role"])
+    with replicated(tmp_path / "redis", guard=guard) as servers:
+        address = address_of(Config(redis_url=servers.url, **guard.sentinel_settings()))
+        await works(address)
+        first = f"127.0.0.1:{servers.sentinel_ports[0]}: "
+        for wrong, said in (
+            ({"sentinel_password": "wrong-one"}, f"{first}AUTH: WRONGPASS"),
+            ({"sentinel_username": None}, f"{first}AUTH: WRONGPASS"),
+            ({"sentinel_username": None, "sentinel_password": None}, f"{first}SENTINEL: it wants a password"),
+            ({"ca_file": other_authority(tmp_path)}, "certificate verify failed"),
+            ({"tls": False, "ca_file": None}, first),
+            ({"password": "wrong-one"}, f"rediss://127.0.0.1:{servers.servers[0].port}/0: AUTH: WRONGPASS"),
+            ({"username": None, "password": None}, "it wants a password"),
+        ):
+            why = await why_not(replace(address, **wrong), caplog)
+            assert said in why, f"{wrong}: {why}"
+
+
+async def test_nodes_of_a_cluster_want_tls_and_a_password(
+    start_redis: Callable[..., RedisServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever is asked for the owner of the slot, and the owner itself."""
+    guard = Guard.make(tmp_path / "guard", [*rights_of_page("app"), "+cluster|slots"])
+    port = free_port()
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    start_redis("7.0", *cluster, *guard.options(port))
+    with connect(port, guard) as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(lambda: "cluster_state:ok" in str(admin.execute_command("CLUSTER", "INFO")), "the Cluster is up")
+    address = Address.parse(guard.url(f"redis+cluster://127.0.0.1:{port}"))
+    await works(address)
+    node = f"no node of the Cluster tells where Redis is: 127.0.0.1:{port}: "
+    for wrong, said in (
+        ({"password": "wrong-one"}, f"{node}AUTH: WRONGPASS"),
+        ({"username": None, "password": None}, f"{node}CLUSTER SLOTS: it wants a password"),
+        ({"ca_file": other_authority(tmp_path)}, f"{node}TLS: "),
+        ({"tls": False, "ca_file": None}, node),
+    ):
+        why = await why_not(replace(address, **wrong), caplog)
+        assert said in why, f"{wrong}: {why}"

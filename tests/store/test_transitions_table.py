@@ -71,12 +71,15 @@ async def dismiss_what_had_started(stage: Stage, tasks: Sequence[str]) -> Call:
 
 
 ARRANGEMENTS: Final[Sequence[Arrange]] = (
-    *(transition.arrange for transition in ALL),
+    *(transition.arrange for transition in ALL if not transition.name.startswith("adopt")),
     *(completed(Verdict.FAILED, reason.value) for reason in (Reason.RAISED, Reason.TIMED_OUT, Reason.CANCELLED)),
     *(requeue_parked, refuse_parked, cancel_parked, cancel_waiting, refuse_what_was_handed_back),
     dismiss_what_had_started,
 )
-"""Every script where it acts, and what the table of scripts has no line for."""
+"""Every script where it acts, and what the table of scripts has no line for.
+
+Not those that tell Redis again which steps it has forgotten.
+"""
 
 
 async def states(stage: Stage) -> dict[str, RunState]:

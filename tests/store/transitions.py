@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, final
 
 from redis.exceptions import ResponseError
@@ -11,16 +11,18 @@ from redis.exceptions import ResponseError
 from engine.domain.names import trigger_run_id
 from engine.errors import RedisUnavailable
 from engine.store.election import Elected, Renewed
+from engine.store.history import ENTER
 from engine.store.keys import SCHEMA, Keys
 from engine.store.leases import Beat, Reclaimed
 from engine.store.ledger import Cleared
 from engine.store.operations import Accepted, Defined, Refused, Trigger
-from engine.store.runs import Claimed, Failure, Gone, Parked, Stale, Waiting
+from engine.store.retelling import Adoption, Retried, Tables, Told
+from engine.store.runs import Claimed, Completion, Failure, Gone, Hold, Parked, Stale, Waiting
 from engine.store.schema import AGREE
 from engine.store.session import Broken, Done
 from engine.store.survey import Survey
 from engine.store.timetable import Ended, Enrolment, Move, Moved, Published, Queued, Skipped
-from tests.store.scenario import LEASE_MS, TASK, Stage, completion
+from tests.store.scenario import END, LEASE_MS, TASK, Stage, completion, hold
 
 WHO = "an operator"
 
@@ -58,6 +60,9 @@ class Transition:
     keys: Callable[[Keys], Sequence[str]] = lambda keys: [key for key in keys.run_scripts if key != keys.runs]
     """The other keys that it looks at."""
 
+    does_without: Callable[[Keys], Sequence[str]] = lambda _: ()
+    """Others that it looks at, and does without if they are broken."""
+
 
 def with_passed(keys: Keys) -> list[str]:
     """The keys of scripts that move tasks past slots."""
@@ -67,6 +72,11 @@ def with_passed(keys: Keys) -> list[str]:
 def with_version(keys: Keys) -> list[str]:
     """The keys of scripts that act on one version of the catalog."""
     return [*(key for key in keys.run_scripts if key != keys.runs), keys.version]
+
+
+def with_retold(keys: Keys) -> list[str]:
+    """The keys of the script that tells of runs."""
+    return [*(key for key in keys.run_scripts if key != keys.runs), keys.retold, keys.passed, keys.dynamic]
 
 
 def of_catalog(keys: Keys) -> tuple[str, ...]:
@@ -188,6 +198,17 @@ async def abandon(stage: Stage, tasks: Sequence[str]) -> Call:
     return call
 
 
+async def begin(stage: Stage, tasks: Sequence[str]) -> Call:
+    for task in tasks:
+        await stage.redis.hset(stage.store.keys.run(await stage.queued(task)), "deliveries", 1)
+    holds = [hold(one) for one in await stage.claim(await stage.read())]
+
+    async def call() -> list[Any]:
+        return [await stage.store.runs.begin("A", held) for held in holds]
+
+    return call
+
+
 async def defer(stage: Stage, tasks: Sequence[str]) -> Call:
     for task in tasks:
         await stage.queued(task)
@@ -276,6 +297,12 @@ async def drop_withdrawn(stage: Stage, tasks: Sequence[str]) -> Call:
     return lambda: stage.store.catalog.drop_withdrawn(stage.leader, version, tasks[:1])
 
 
+async def strike(stage: Stage, _: Sequence[str]) -> Call:
+    await stage.redis.hset(stage.store.keys.retold, f"{TASK}@1000", 1000)
+    await stage.redis.zadd(stage.store.keys.due, {f"t/{TASK}": 2000})
+    return lambda: stage.store.timetable.strike(stage.leader, {f"{TASK}@1000": 1000})
+
+
 async def retire(stage: Stage, _: Sequence[str]) -> Call:
     await stage.store.catalog.declare("digest", ["page"])
     await stage.redis.hset(stage.store.keys.unused, "digest", 1)
@@ -307,7 +334,137 @@ async def unpause(stage: Stage, tasks: Sequence[str]) -> Call:
     return stage.store.catalog.drop_ended_pauses
 
 
+# -- when Redis forgets -----------------------------------------------------------------------------------------------
+
+
+def adoption(stage: Stage, task: str, end: Completion | Retried | None = None) -> Adoption:
+    """Worker A's memory of a run that Redis never heard of, or has forgotten."""
+    run_id = f"{task}@{stage.now_ms - 1_000}"
+    return Adoption(
+        hold=Hold(run_id, stage.now_ms, END),
+        task_id=task,
+        slot_ms=stage.now_ms - 1_000,
+        attempt=1,
+        deliveries=0,
+        priority="low",
+        overlap="allow",
+        kwargs="",
+        end=end,
+    )
+
+
+def adopt(adoptions: Callable[[Stage, str], Adoption]) -> Callable[[Stage, Sequence[str]], Awaitable[Call]]:
+    """Tell about one forgotten run of each task."""
+
+    async def arrange(stage: Stage, tasks: Sequence[str]) -> Call:
+        told = [adoptions(stage, task) for task in tasks]
+        return lambda: stage.store.retelling.adopt("A", told, lease_ms=LEASE_MS, tables=Tables(0))
+
+    return arrange
+
+
+def forgotten(stage: Stage, task: str) -> Adoption:
+    return adoption(stage, task)
+
+
+def forgotten_end(stage: Stage, task: str) -> Adoption:
+    hold = adoption(stage, task).hold
+    return adoption(stage, task, Completion(hold, "ran", "", "{}"))
+
+
+def forgotten_death(stage: Stage, task: str) -> Adoption:
+    hold = adoption(stage, task).hold
+    return adoption(stage, task, Completion(hold, "dead", "max_retries", "{}"))
+
+
+def forgotten_retry(stage: Stage, task: str) -> Adoption:
+    return adoption(stage, task, Retried(stage.now_ms + 600_000, "{}"))
+
+
+async def adopt_what_is_queued(stage: Stage, tasks: Sequence[str]) -> Call:
+    """Redis has forgotten the claim."""
+    told = []
+    for task in tasks:
+        run_id = await stage.queued(task)
+        told.append(replace(forgotten(stage, task), hold=Hold(run_id, stage.now_ms, END)))
+    return lambda: stage.store.retelling.adopt("A", told, lease_ms=LEASE_MS, tables=Tables(0))
+
+
+async def begun(stage: Stage, *beaten: str, kept: int | None = None) -> list[Beat]:
+    """Worker A was in the history "old", and Redis has been restarted since.
+
+    Those workers have beaten before; of their beats, whose answers are returned, Redis has kept so many, or all.
+    """
+    retelling, history = stage.store.retelling, stage.store.history
+    ids = iter(("old", "new"))
+    history._new_id = lambda: next(ids)
+    history.server, history.told = "one server", ""
+    history.told = await retelling.enter()
+    leases, generation = stage.store.leases, stage.store.keys.generation
+    beats = []
+    for number, worker in enumerate(beaten):
+        if number == kept:
+            saved = await stage.redis.hgetall(generation)
+        beats.append(await leases.beat(worker, [], lease_ms=LEASE_MS, details="{}", draining=False, history="old"))
+    if kept is not None and kept < len(beaten):
+        await stage.redis.delete(generation)
+        await stage.redis.hset(generation, mapping=saved)
+    history.server = "another server"
+    assert await retelling.enter() == "new"
+    return beats
+
+
+async def enter(stage: Stage, _: Sequence[str]) -> Call:
+    history = stage.store.history
+    await ENTER(stage.redis, history.names, ["one server", "old", "", LEASE_MS])
+    arguments: list[str | int] = ["another server", "new", "old", LEASE_MS]
+
+    async def call() -> tuple[str, ...]:
+        return tuple(await ENTER(stage.redis, history.names, arguments))
+
+    return call
+
+
+async def enter_with_nothing_left(stage: Stage, _: Sequence[str]) -> Call:
+    history = stage.store.history
+
+    async def call() -> tuple[str, ...]:
+        return tuple(await ENTER(stage.redis, history.names, ["one server", "new", "old", LEASE_MS]))
+
+    return call
+
+
+async def reopen(stage: Stage, _: Sequence[str]) -> Call:
+    """A worker that remembered nothing was the first in a Redis that had lost all."""
+    history = stage.store.history
+    await ENTER(stage.redis, history.names, ["one server", "new", "", LEASE_MS])
+    return await enter_with_nothing_left(stage, _)
+
+
+async def restore(stage: Stage, tasks: Sequence[str]) -> Call:
+    await begun(stage)
+    await stage.redis.hset(stage.store.keys.paused, "g/resumed", "0|{}")
+    changes = [(1, tasks[0], "", "3|{}"), (2, tasks[0], "", "0|{}"), (2, "g/resumed", "0|{}", "")]
+    changes.append((3, f"t/{tasks[0]}", "", str(stage.now_ms)))
+    return lambda: stage.store.retelling._restore("new", 7, changes, passed_ms=1_000)
+
+
+async def tell(stage: Stage, _: Sequence[str]) -> Call:
+    await begun(stage)
+    return lambda: stage.store.retelling.told("new", "A", floor_ms=stage.now_ms, beats=1, count=1, others=[])
+
+
+async def tell_before_others(stage: Stage, _: Sequence[str]) -> Call:
+    await begun(stage)
+    return lambda: stage.store.retelling.told("new", "A", floor_ms=stage.now_ms, beats=0, count=0, others=["B"])
+
+
 ON_RUNS = (
+    Transition("adopt", adopt(forgotten), "told", "kept", "done", keys=with_retold),
+    Transition("adopt, over a forgotten claim", adopt_what_is_queued, "told", "kept", "done", keys=with_retold),
+    Transition("adopt, ended", adopt(forgotten_end), "told", "ended", "done", keys=with_retold),
+    Transition("adopt, dead", adopt(forgotten_death), "told", "ended", "done", keys=with_retold),
+    Transition("adopt, tried again", adopt(forgotten_retry), "told", "kept", "done", keys=with_retold),
     Transition(
         *("publish", publish, Published(), Moved, "refused"),
         leads=True,
@@ -354,6 +511,7 @@ ON_RUNS = (
     Transition("fail", fail, Waiting, SAME, "done"),
     Transition("hand_back", hand_back, Done(), SAME, "done"),
     Transition("abandon", abandon, Done(), SAME, "done"),
+    Transition("begin", begin, Done(), SAME, "done"),
     Transition("defer", defer, Parked, Stale(), "refused"),
     Transition("release", release, "requeued", "dropped", "refused"),
     Transition("dismiss", dismiss, 1, 0, "done", leads=True),
@@ -368,7 +526,61 @@ async def agree(stage: Stage, _: Sequence[str]) -> Call:
     return lambda: AGREE(stage.redis, [stage.store.keys.meta], [SCHEMA])
 
 
+def of_history(keys: Keys) -> tuple[str, ...]:
+    """The keys of a history, without the leader's, which goes when another one begins, whatever it is."""
+    return keys.generation, keys.version, keys.events
+
+
+async def set_aside(stage: Stage, tasks: Sequence[str]) -> Call:
+    entry_id = await stage.redis.xadd(stage.store.keys.stream_low, {"no": "run"})
+    return lambda: stage.store.runs.session.set_aside("low", entry_id, "no run")
+
+
+async def tidy(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.redis.zadd(stage.store.keys.due, {"garbage": 5})
+    return stage.store.timetable.tidy
+
+
+async def mend(stage: Stage, tasks: Sequence[str]) -> Call:
+    await stage.redis.hset(stage.store.keys.run(f"{TASK}@1"), "state", "waiting")
+    await stage.redis.execute_command("ZADD", stage.store.keys.due, "-inf", f"r/{TASK}@1")
+    return stage.store.timetable.tidy
+
+
 OTHERS = (
+    Transition(
+        *("enter", enter, ("new", "begun"), ("new", "kept"), "done"),
+        of_run=(),
+        keys=lambda _: (),
+        does_without=of_history,
+    ),
+    Transition(
+        *("enter, with nothing left", enter_with_nothing_left, ("new", "begun"), ("new", "kept"), "done"),
+        of_run=(),
+        keys=lambda _: (),
+        does_without=of_history,
+    ),
+    Transition(
+        *("enter, after one that knew nothing", reopen, ("new", "reopened"), ("new", "kept"), "done"),
+        of_run=(),
+        keys=lambda _: (),
+        does_without=lambda keys: (keys.version, keys.events),
+    ),
+    Transition(
+        *("restore", restore, 4, 0, "done"),
+        of_run=(),
+        keys=lambda keys: (*of_history(keys), keys.leader, keys.dynamic, keys.paused, keys.due),
+    ),
+    Transition(
+        *("told", tell, Told(0), SAME, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.generation, keys.leader, keys.events),
+    ),
+    Transition(
+        *("told, before others", tell_before_others, Told(None), SAME, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.generation, keys.leader, keys.events),
+    ),
     Transition(
         *("agree", agree, str(SCHEMA), SAME, "refused"),
         of_run=(),
@@ -377,27 +589,35 @@ OTHERS = (
     Transition(
         *("elect", elect, Elected, Elected, "refused"),
         of_run=(),
-        keys=lambda keys: (keys.leader, keys.epoch, keys.meta),
+        keys=lambda keys: (
+            *(keys.leader, keys.epoch, keys.meta, keys.generation),
+            keys.once("leader:another nonce"),
+        ),
     ),
     Transition(
         *("renew", renew, Renewed, Renewed, "done"),
         of_run=(),
-        keys=lambda keys: (keys.leader, keys.due, keys.version),
+        keys=lambda keys: (keys.leader, keys.due),
+        does_without=lambda keys: (keys.version,),
     ),
     Transition(
         *("resign", resign, True, False, "done"),
         of_run=(),
-        keys=lambda keys: (keys.leader, keys.events),
+        keys=lambda keys: (keys.leader, keys.events, keys.once("leader:nonce")),
     ),
     Transition(
         *("beat", beat, Beat, Beat, "done"),
         of_run=(),
-        keys=lambda keys: (keys.leases, keys.cancel, keys.workers, keys.workers_seen, keys.version),
+        keys=lambda keys: (keys.leases,),
+        does_without=lambda keys: (keys.cancel, keys.workers, keys.workers_seen, keys.version, keys.generation),
     ),
     Transition(
         *("bury", bury, "buried", "buried", "done"),
         of_run=(),
-        keys=lambda keys: (keys.stream_high, keys.stream_low, keys.workers, keys.workers_seen, keys.leases),
+        keys=lambda keys: (
+            *(keys.stream_high, keys.stream_low, keys.workers, keys.workers_seen, keys.leases),
+            keys.generation,
+        ),
     ),
     Transition(
         *("declare", declare, True, False, "refused"),
@@ -417,13 +637,19 @@ OTHERS = (
     Transition(
         *("declare, readmitting into a known set", readmit_into_a_known_set, True, False, "done"),
         of_run=(),
-        keys=of_catalog,
+        keys=lambda keys: (keys.declared("digest"), *of_catalog(keys)),
     ),
     Transition(
         *("drop_withdrawn", drop_withdrawn, "dropped", "gone", "done"),
         leads=True,
         of_run=(),
         keys=lambda keys: (keys.leader, keys.version, keys.dynamic),
+    ),
+    Transition(
+        *("strike", strike, 1, 0, "done"),
+        leads=True,
+        of_run=(),
+        keys=lambda keys: (keys.leader, keys.due, keys.retold),
     ),
     Transition(
         *("retire", retire, "retired", "gone", "done"),
@@ -449,6 +675,21 @@ OTHERS = (
         *("unpause", unpause, 1, 0, "done"),
         of_run=(),
         keys=lambda keys: (keys.paused,),
+    ),
+    Transition(
+        *("set_aside", set_aside, None, None, "done"),
+        of_run=(),
+        keys=lambda keys: (keys.stream_low, keys.aside),
+    ),
+    Transition(
+        *("tidy", tidy, frozenset(["garbage"]), frozenset(), "done"),
+        of_run=(),
+        keys=lambda keys: (keys.due, keys.aside),
+    ),
+    Transition(
+        *("tidy, mending", mend, frozenset([f"r/{TASK}@1"]), frozenset(), "done"),
+        of_run=(),
+        keys=lambda keys: (keys.due, keys.aside),
     ),
 )
 """Scripts that take no items."""

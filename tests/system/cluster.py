@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import trio
 
-from engine.address import Address
+from engine.config import Config, address_of
 from engine.errors import RedisUnavailable
 from engine.store.keys import Keys
 from engine.store.link import Link
@@ -207,6 +207,9 @@ class Cluster:
     redis_url: str = ""
     """Where workers find Redis, if that is not simply the server."""
 
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of all workers, and of whoever looks."""
+
     workers: list[Worker] = field(default_factory=list)
     programs: list[Program] = field(default_factory=list)
 
@@ -216,7 +219,8 @@ class Cluster:
 
     def store(self) -> tuple[Link, Store]:
         """A store over a link that the caller runs."""
-        link = Link(Address.parse(self.url), name="test", key=Keys(self.prefix).tag)
+        address = address_of(Config(redis_url=self.url, **self.settings))
+        link = Link(address, name="test", key=Keys(self.prefix).tag)
         return link, Store.over(link, prefix=self.prefix)
 
     # -- processes --------------------------------------------------------------------------------------------------
@@ -234,7 +238,7 @@ class Cluster:
         name = f"worker-{len(self.workers) + 1}"
         effects = self.directory / f"{name}.effects"
         spec: dict[str, Any] = {
-            "config": {"redis_url": self.url, "redis_key_prefix": self.prefix, **config},
+            "config": {"redis_url": self.url, "redis_key_prefix": self.prefix, **self.settings, **config},
             "effects": str(effects),
             "group": group,
             "tasks": tasks,
@@ -354,11 +358,13 @@ async def look_at(cluster: Cluster) -> AsyncIterator[View]:
         nursery.cancel_scope.cancel()
 
 
-def any_redis(directory: Path, *options: str) -> RedisServer:
-    """A server of this test's own: 7.0 from PATH, else the bundled 6.2."""
+def any_redis(directory: Path, *options: str, series: str = "") -> RedisServer:
+    """A server of this test's own: of that series, else 7.0 from PATH, else the bundled 6.2."""
     try:
-        binary = find_binary("7.0")
+        binary = find_binary(series or "7.0")
     except NoSuchServer:
+        if series:
+            raise
         binary = find_binary("6.2")
     directory.mkdir(exist_ok=True)
     return RedisServer(binary, directory, options).start()

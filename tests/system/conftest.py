@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.store.servers import NoSuchServer
 from tests.system.cluster import YEARLY, Cluster, View, any_redis, look_at
 
 if TYPE_CHECKING:
@@ -16,9 +17,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+def series() -> str:
+    """Of the Redis of the test's cluster; a test that is parametrized by it says which, others take any."""
+    return ""
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, series: str, tmp_path: Path) -> Iterator[Cluster]:
     """A Redis that no other test uses, and no worker yet. Indirect parameters are options of redis-server."""
-    found = Cluster(any_redis(tmp_path / "redis", *getattr(request, "param", ())), tmp_path)
+    try:
+        server = any_redis(tmp_path / "redis", *getattr(request, "param", ()), series=series)
+    except NoSuchServer as error:
+        pytest.skip(str(error))
+    found = Cluster(server, tmp_path)
     try:
         yield found
     finally:

@@ -15,11 +15,14 @@ from engine.address import Address
 from engine.app import Engine
 from engine.config import Config
 from engine.domain.group import TaskGroup
+from engine.errors import KeyMalformed
 from engine.management import Match
 from engine.store.keys import Keys
 from engine.store.link import Link
 from engine.store.predecessor import PredecessorStore, PredecessorUnreadable
+from engine.store.replicas import ReplicaWait
 from engine.store.store import Store
+from tests.store.guard import rules_of_page
 from tests.store.scenario import OTHER, TASK, Stage
 from tests.store.servers import NoSuchServer, RedisServer, find_binary
 from tests.store.topologies import clustered, replicated
@@ -43,17 +46,9 @@ SUBCOMMANDS: Final = {"client", "xgroup"}
 """Commands of which the user has only some."""
 
 
-def rules() -> list[str]:
-    """What the page gives to ACL SETUSER behind the name."""
-    page = (ROOT / "docs" / "redis.md").read_text(encoding="utf-8")
-    found = re.search(r"redis-cli ACL SETUSER troupe (.*?)\n```", page, re.DOTALL)
-    assert found is not None
-    return [word.strip("'").replace("\\|", "|") for word in found[1].replace("\\\n", " ").split()]
-
-
 def listed() -> set[str]:
     """The commands that the page allows; of some, a subcommand."""
-    return {rule.removeprefix("+") for rule in rules() if rule.startswith("+")}
+    return {rule.removeprefix("+") for rule in rules_of_page() if rule.startswith("+")}
 
 
 def in_scripts() -> set[str]:
@@ -88,7 +83,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
     (tmp_path / "redis").mkdir()
     found = RedisServer(binary, tmp_path / "redis").start()
     with admin_of(found) as admin:
-        admin.execute_command("ACL", "SETUSER", USER, *rules())
+        admin.execute_command("ACL", "SETUSER", USER, *rules_of_page())
     yield found
     found.kill()
 
@@ -155,7 +150,7 @@ async def test_what_the_page_adds_for_sentinel_and_cluster_is_needed(
     with around(tmp_path / "redis") as servers:
         for server in servers.servers:
             with admin_of(server) as admin:
-                admin.execute_command("ACL", "SETUSER", USER, *rules())
+                admin.execute_command("ACL", "SETUSER", USER, *rules_of_page())
         address = replace(Address.parse(servers.url), username=USER, password=SECRET)
         link = Link(address, key=Keys(PREFIX).tag)
         async with trio.open_nursery() as nursery:
@@ -172,6 +167,28 @@ async def test_what_the_page_adds_for_sentinel_and_cluster_is_needed(
             with trio.fail_after(30):
                 await link.wait_up()
             nursery.cancel_scope.cancel()
+
+
+async def test_what_the_page_adds_for_wait_replicas_is_needed_and_enough(server: RedisServer) -> None:
+    """Without it the connection over which replicas are waited for does not come up."""
+    assert "`wait_replicas` `+wait`" in (ROOT / "docs" / "redis.md").read_text(encoding="utf-8")
+    link = Link(as_user(server), wait=ReplicaWait(count=0, timeout_s=1, mark=Keys(PREFIX).mark))
+    with admin_of(server) as admin:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(link.run)
+
+            async def is_refused() -> bool:
+                return "'wait'" in (link.statistics().trouble or "").lower()
+
+            await eventually(is_refused, "it is refused")
+            assert not link.is_up()
+            admin.acl_log_reset()
+            admin.execute_command("ACL", "SETUSER", USER, "+wait")
+            with trio.fail_after(30):
+                await link.wait_up()
+            assert await link.replicated.ping() is True
+            nursery.cancel_scope.cancel()
+        assert refused(admin) == []
 
 
 @pytest.mark.slow
@@ -192,20 +209,21 @@ async def test_engines_need_every_right_and_no_other(server: RedisServer, tmp_pa
             lost = cluster.worker({"name": "long", "seconds": 600, **ONCE}, **options)
             await cluster.started(lost)
             lost.signal(signal.SIGKILL)
-            await operate(Config(**options))
+            await operate(Config(**options), admin)
         finally:
             for program in cluster.programs:
                 program.kill()
                 say(program.log())
         assert refused(admin) == []
-        needed = (used(admin) - known - {"auth"}) | in_scripts()
+        # Without what the test itself has asked; an engine asks INFO at each connection.
+        needed = (used(admin) - known - {"auth"}) | in_scripts() | {"info"}
         wanted = listed()
         if server.binary.version < (7, 0):
             needed, wanted = without_subcommands(needed), without_subcommands(wanted)
         assert needed == wanted
 
 
-async def operate(config: Config) -> None:
+async def operate(config: Config, admin: redis.Redis) -> None:
     """All that an engine does, once."""
     ran: list[str] = []
     group = TaskGroup("work")
@@ -256,6 +274,10 @@ async def operate(config: Config) -> None:
         await engine.perform(lambda m: m.trigger(Match(group="work", name="long"), who="me"))
         await engine.perform(lambda m: m.reset_retry(Match(group="work", name="failing"), who="me"))
         await engine.perform(lambda m: m.statistics("work", "failing"))
+        admin.set(Keys(PREFIX).cleared, "a hash, as Troupe has it")
+        with pytest.raises(KeyMalformed, match="is of type string"):
+            await engine.perform(lambda m: m.statistics("work", "failing"))
+        admin.delete(Keys(PREFIX).cleared)
         await engine.perform(lambda m: m.clear_statistics(Match(group="work", name="plain"), who="me"))
         assert await engine.perform(lambda m: m.tasks(Match()))
         assert await engine.perform(lambda m: m.workers())

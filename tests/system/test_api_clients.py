@@ -297,7 +297,7 @@ async def test_a_request_in_progress_gets_a_moment_when_the_api_stops(cluster: C
             async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
                 try:
                     answer = await client.get(f"http://127.0.0.1:{port}/workers")
-                    outcome.append(f"{answer.status_code}, {len(answer.json())} worker(s)")
+                    outcome.append(str(answer.status_code))
                 except httpx.RemoteProtocolError:
                     outcome.append("closed")
 
@@ -317,7 +317,7 @@ async def test_a_request_in_progress_gets_a_moment_when_the_api_stops(cluster: C
                 cluster.server.resume()
         cluster.server.resume()
         took_s = trio.current_time() - began_s
-        assert outcome == ["200, 1 worker(s)" if answered else "closed"]
+        assert outcome == ["200" if answered else "closed"]
         assert answered or served.GRACE_S <= took_s + 0.1 < served.GRACE_S + 2
 
 

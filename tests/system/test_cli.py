@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.store.servers import free_port
-from tests.system.cluster import EVERY_SECOND, QUICK, TROUPE, YEARLY, eventually
+from tests.system.cluster import EVERY_SECOND, ONCE, QUICK, TROUPE, YEARLY, eventually
 
 if TYPE_CHECKING:
     from tests.system.cluster import Cluster, View
@@ -115,16 +115,10 @@ async def test_tree_gives_the_same_as_json(cluster: Cluster, view: View) -> None
 
 
 async def test_tree_shows_a_crash_with_its_cause_and_its_restart(cluster: Cluster, view: View) -> None:
-    """Something that is no hash stood where the catalog is kept, for a moment: the role came back by itself."""
-    worker = cluster.worker(*TASKS, **QUICK)
+    """A role was made to crash, once: it came back by itself."""
+    worker = cluster.worker(*TASKS, {"name": "crash", "crashes": "catalog", **ONCE}, **QUICK)
     await view.present()
-    await view.settled("work/tick")
-    keys = view.store.keys
-    await view.query("SET", keys.dynamic, "not ours")
-    await view.query("INCR", keys.version)  # what makes workers read the catalog
-
     await worker.program.logged("engine.catalog failed")
-    await view.query("DEL", keys.dynamic)
 
     async def restarted() -> dict[str, Any]:
         (found,) = json.loads(await look(cluster, "tree", "--json"))
@@ -132,10 +126,10 @@ async def test_tree_shows_a_crash_with_its_cause_and_its_restart(cluster: Cluste
         return catalog if catalog["restarts"] and catalog["state"] == "running" else {}
 
     catalog = await eventually(restarted, "the catalog was restarted and runs")
-    assert "WRONGTYPE" in catalog["last_failure"]["error"]
+    assert "was made to crash" in catalog["last_failure"]["error"]
     assert "Traceback" in catalog["last_failure"]["traceback"]
     (line,) = (line for line in (await look(cluster, "tree")).splitlines() if "catalog" in line)
-    assert re.search(r"running .* restarts [1-9].* failed \S+ ago: .*WRONGTYPE", line)
+    assert re.search(r"running .* restarts [1-9].* failed \S+ ago: .*was made to crash", line)
 
 
 async def test_tasks_shows_every_task_and_how_it_ended_last(cluster: Cluster, view: View) -> None:

@@ -459,6 +459,24 @@ async def redis_without_an_address(place: Place, *, embedded: bool) -> str:
         return "none"
 
 
+async def goes_on_without_a_replica(place: Place, wait_replicas: int) -> bool:
+    """Redis has none: is a task that is due each second started again and again?"""
+    tasks = group()
+    starts: list[int] = []
+
+    @tasks.add_task("* * * * * *", name="tick")
+    async def tick() -> None:
+        await trio.lowlevel.checkpoint()
+        starts.append(1)
+
+    engine = Engine(Config(redis_url=f"unix://{place.start('6.2').path}", wait_replicas=wait_replicas), [tasks])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.serve)
+        await until(lambda: len(starts) > 2 or "have acknowledged" in (engine.health().redis_trouble or ""))
+        nursery.cancel_scope.cancel()
+    return len(starts) > 2
+
+
 async def patience(place: Place, startup_timeout: float) -> float:
     """Nobody listens: how long does the engine say that it waited? It did, and gave up then."""
     before_s = trio.current_time()
@@ -586,6 +604,7 @@ ON_A_REAL_REDIS: dict[str, tuple[Look, dict[Any, object]]] = {
     "redis_tls": (port_that_lets_in, {True: ["TLS"], False: ["plain"]}),
     "redis_ca_file": (gets_in_with_ca_file, {"theirs": True, None: False}),
     "embedded": (redis_without_an_address, {True: "its own", False: "none"}),
+    "wait_replicas": (goes_on_without_a_replica, {0: True, 1: False}),
     "startup_timeout": (patience, {0.2: 0.2, 1.0: 1.0}),
     "unhealthy_status": (status_of_an_unhealthy_worker, {503: 503, 200: 200}),
     "api_token": (status_for_whoever_shows_none, {None: 200, "sesame": 401}),

@@ -32,6 +32,7 @@ from engine.store.embedded.binary import Binary, choose
 from engine.store.embedded.file_lock import holding
 from engine.store.embedded.place import SOCKET_PATH_MAX_BYTES, Place
 from engine.store.embedded.server import is_gone
+from tests.store.servers import NoSuchServer, find_binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,10 +67,16 @@ def empty_path(tmp_path: Path) -> str:
     return str(directory)
 
 
-@pytest.fixture(params=[BUNDLED, ON_PATH])
+@pytest.fixture(params=["5.0", BUNDLED, ON_PATH])
 def each_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, empty_path: str) -> None:
-    """Run the test with Redis 6.2, whose append-only data is one file, and 7.0, which has a directory."""
-    if request.param == "bundled":
+    """Run the test with Redis 5.0 on PATH, with 6.2, and with 7.0, whose append-only data is a directory."""
+    if request.param == "5.0":
+        try:
+            program = find_binary("5.0").path
+        except NoSuchServer as error:
+            pytest.skip(str(error))
+        Path(empty_path, "redis-server").symlink_to(program)
+    if request.param != "on_path":
         monkeypatch.setenv("PATH", empty_path)
 
 
@@ -141,7 +148,7 @@ async def first_line(process: trio.Process) -> bytes:
 
 
 def client(socket_path: Path | str) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(socket_path), decode_responses=True)
+    return redis.Redis(unix_socket_path=str(socket_path), decode_responses=True, protocol=2)
 
 
 def starts(place: Place) -> int:

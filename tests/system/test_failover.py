@@ -19,6 +19,7 @@ TASKS = 5
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("series", ["5.0", "7.0"])
 async def test_a_killed_leader_is_replaced_and_every_slot_of_the_gap_has_one_verdict(
     cluster: Cluster, view: View
 ) -> None:

@@ -2,8 +2,9 @@
 
     python -m tests.system.worker '{"config": {...}, "effects": PATH, "tasks": [...], "figures_every_s": 2}'
 
-The effect log is appended to, one JSON object a line and one file a process: ``start`` and ``end`` (or ``cancelled``)
-of every body, and if asked for what the process has sent and used so far. Lines are whole even after ``kill -9``.
+The effect log is appended to, one JSON object a line and one file a process: ``start`` and ``end`` (or ``cancelled``,
+``failed``) of every body, and if asked for what the process has sent and used so far. Lines are whole even after
+``kill -9``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from engine import Config, Engine, RunContext, TaskGroup
+from engine.testing import crash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,20 +46,36 @@ class EffectLog:
         self.write(event, run=run.run_id, slot_ms=run.slot_ms, fence=run.fence, attempt=run.attempt)
 
 
-def body(log: EffectLog, seconds: float, *, thread: bool) -> Callable[[], Any]:
-    """What a task does: for so long nothing, in the loop or in a thread of its own."""
+class FirstAttempt(Exception):
+    """What a flaky task raises."""
+
+
+def body(
+    log: EffectLog, seconds: float, *, thread: bool, flaky: bool, deadly: bool, crashes: str = ""
+) -> Callable[[], Any]:
+    """What a task does: for so long nothing, in the loop or in a thread of its own.
+
+    A flaky one fails at its first attempt. As soon as it begins, a deadly one ends its process, and one that
+    ``crashes`` an actor does that to its own engine.
+    """
 
     def in_thread() -> None:
         log.write_of_run("start")
-        time.sleep(seconds)
+        threading.Event().wait(seconds)  # libfaketime breaks time.sleep
         log.write_of_run("end")
 
     async def in_loop() -> None:
         log.write_of_run("start")
+        if deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if crashes:
+            crash(crashes)
         outcome = "cancelled"
         try:
             await trio.sleep(seconds)
-            outcome = "end"
+            outcome = "failed" if flaky and RunContext.current().attempt == 1 else "end"
+            if outcome == "failed":
+                raise FirstAttempt
         finally:
             log.write_of_run(outcome)
 
@@ -67,7 +86,8 @@ def make_engine(spec: dict[str, Any], log: EffectLog) -> Engine:
     group = TaskGroup(spec.get("group", GROUP))
     for task in spec["tasks"]:
         options = dict(task)
-        function = body(log, options.pop("seconds", 0), thread=options.pop("thread", False))
+        kind = {name: options.pop(name, False) for name in ("thread", "flaky", "deadly")}
+        function = body(log, options.pop("seconds", 0), **kind, crashes=options.pop("crashes", ""))
         group.add_task(options.pop("expression"), **options)(function)
     return Engine(Config(**spec["config"]), [group])
 

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from actors import messages
-from actors.declared import Outbox, Posted
+from actors.declared import Declared, Outbox, Posted
 from actors.identity import Identity
 from engine.assembly import Parts, assemble
 from engine.config import Config
@@ -94,6 +94,7 @@ async def test_every_role_has_its_row_and_no_other() -> None:
         store=Store.over(transport, prefix="p"),
         identity=Identity("service", "host", 1, "0" * 16),
         groups=[],
+        declared=Declared([]),
         services=[],
         redis_label="in process",
         snapshot=dict,

@@ -1,5 +1,5 @@
 -- Forget a worker that is gone: its presence and its places in the consumer groups.
--- KEYS: stream:high, stream:low, workers, workers:seen, leases, run prefix   ARGV: worker, last beat seen ms
+-- KEYS: stream:high, stream:low, workers, workers:seen, leases, run prefix, generation   ARGV: worker, last beat seen ms
 -- reply: 'buried', 'alive' (it has beaten since), 'pending' (entries that it read are not released yet),
 --   'leased' (a run is still its own)
 -- Repeatable: a worker that is not there is buried.
@@ -17,9 +17,12 @@ for i = 1, 2 do
 end
 for _, member in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
   local run = string.match(member, '^(.*)#')
-  if redis.call('HGET', KEYS[6] .. run, 'worker') == worker then return 'leased' end
+  if run and redis.pcall('HGET', KEYS[6] .. run, 'worker') == worker then return 'leased' end
 end
-redis.call('HDEL', KEYS[3], worker)
+local roster = tonumber(redis.call('HGET', KEYS[7], 'roster') or 0) or 0
+if redis.call('HDEL', KEYS[3], worker) == 1 then
+  redis.call('HSET', KEYS[7], 'roster', string.format('%.0f', roster + 1))
+end
 redis.call('ZREM', KEYS[4], worker)
 for _, stream in ipairs(groups) do redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', worker) end
 return 'buried'

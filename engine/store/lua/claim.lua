@@ -3,21 +3,36 @@
 -- ARGV[2] worker, ARGV[3] token (chosen once for each call), ARGV[4] lease ms; then for each item: run id, entry, priority
 -- reply: for each item {'claimed', fence, task, slot ms or '', attempt, deliveries, kwargs or ''},
 --   {'ended', verdict, reason} (refused, with a verdict), 'stale' (not the run's current entry: acknowledged and deleted)
---   or {'broken', why}
--- Repeatable: the same token gets the same fence and counts nothing.
+--   or {'broken', why}, or the error RECOVERING: an entry that Redis kept may be a run that another worker goes on with.
+--   A run whose workers were lost before waits until begin.
+-- Repeatable: the same token gets the same fence and counts nothing. It holds a whole lease again, since the body begins
+-- with the answer to the repeat. Freeing first then: a run that was granted is not held up by full memory.
 local ITEM, RUNNING = 3, {running = true}
+local NEEDED = {'state', 'task', 'slot', 'attempt', 'deliveries', 'worker', 'fence', 'token', 'entry', 'priority', 'overlap',
+  'force', 'abandoned', 'removed', 'story', 'kwargs'}
 local worker, token, expiry = ARGV[2], ARGV[3], NOW + ARGV[4]
+if recovering() then return redis.error_reply(RECOVERING) end
 local granted = {} -- live index of a task that does not overlap itself -> the run that it got in this call
+local sought = {}
+for at = 5, #ARGV, ITEM do
+  local stream = STREAMS[ARGV[at + 2]]
+  sought[stream] = sought[stream] or {}
+  table.insert(sought[stream], ARGV[at + 1])
+end
+local pending = read_between(worker, sought)
 return each((#ARGV - 4) / ITEM, function(i)
   local at = 5 + (i - 1) * ITEM
   local id, entry, priority = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local stream = STREAMS[priority]
-  local run = item(i, id)
-  local kwargs = redis.call('HGET', run.key, 'kwargs') or ''
+  local run = item(i, id, NEEDED)
+  local kwargs = run.kwargs or ''
   if run.state == 'running' and run.entry == entry and run.worker == worker and run.token == token then
-    return {'claimed', run.fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}
+    return {'claimed', run.fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}, function()
+      redis.call('ZREM', LEASES, '')
+      redis.call('ZADD', LEASES, 'XX', int(expiry), lease(run))
+    end
   end
-  local mine = #redis.call('XPENDING', stream, GROUP, entry, entry, 1, worker) == 1
+  local mine = pending[entry] == stream or has_read(worker, stream, entry)
   if run.state ~= 'queued' or run.entry ~= entry or not mine then
     return 'stale', run.entry ~= entry and mine and function()
       redis.call('XACK', stream, GROUP, entry)
@@ -37,10 +52,11 @@ return each((#ARGV - 4) / ITEM, function(i)
     end
     granted[run.live] = id
   end
-  local fence = int(math.max(run.fence + 1, NOW))
+  local fence = next_fence(run)
   return {'claimed', fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}, function()
     redis.call('ZADD', LEASES, int(expiry), id .. '#' .. fence)
     redis.call('HSET', run.key, 'state', 'running', 'worker', worker, 'fence', fence, 'token', token)
+    if run.deliveries ~= '0' then redis.call('HSET', run.key, 'waits', 1) end
     redis.call('HSET', run.live, id, 'running')
   end
 end)

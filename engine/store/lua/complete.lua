@@ -5,18 +5,22 @@
 --   or {'broken', why}
 -- Repeatable: a run ends once. Freeing first: gets through when memory is full.
 local ITEM = 5
+local NEEDED = {'state', 'task', 'slot', 'attempt', 'deliveries', 'worker', 'fence', 'entry', 'priority', 'story', 'abandoned',
+  'removed'}
 local worker = ARGV[2]
 return each((#ARGV - 2) / ITEM, function(i)
   local at = 3 + (i - 1) * ITEM
   local id, fence, verdict, reason, line = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local run = item(i, id)
+  local run = item(i, id, NEEDED)
   if not run.state then return 'gone' end
   if run.state ~= 'running' or run.worker ~= worker or run.fence ~= fence then return 'fenced' end
   check(run)
   tell(run, line)
   return 'ok', function()
-    redis.call('ZREM', LEASES, lease(run))
-    if verdict == 'dead' and not (run.abandoned or run.removed) then bury_run(run, reason) end
+    if verdict == 'dead' and not (run.abandoned or run.removed) then
+      redis.call('ZREM', LEASES, lease(run))
+      bury_run(run, reason)
+    end
     finish(run, verdict, reason)
   end
 end)

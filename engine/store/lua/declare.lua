@@ -1,17 +1,25 @@
 -- Say what a process declares: one page of its set at a time, the set itself entered with the last page. With that, tasks
 -- that an operator had removed may be readmitted: their marks in dynamic (revision|-) go.
 -- The set that it takes the place of goes at once if no other worker has it.
--- KEYS: declared:<digest>, declarations, version, events, unused, dynamic, workers, declared:<set replaced>
+-- KEYS: declared:<digest>, declarations, version, events, unused, dynamic, workers, declared:<set replaced>, leader
 -- ARGV: digest, page number, page (opaque JSON), pages in all, the latest revision of a mark that may go, set replaced or
 --   '', worker; then the tasks to be readmitted (with the last page)
--- reply: 'page' (more to come), 'declared' (a new set, or a task readmitted: the set is first seen now), 'known'
+-- reply: 'page' (more to come), 'declared' (a new set, or a task readmitted: the set is first seen now), 'known'; with
+--   tasks to be readmitted, or the error RECOVERING (see lib.lua): marks are being restored
 -- Repeatable: the same content again changes nothing, but that the set is in use now; a mark's revision is the version of
 -- the catalog that it made, so one that came later stays. A new set grows first: refused when memory is full.
-redis.call('GET', KEYS[3])
+if #ARGV > 7 and string.sub(redis.call('GET', KEYS[9]) or '', 1, 1) == ':' then
+  return redis.error_reply('RECOVERING what was forgotten is being told again')
+end
+local version = redis.call('GET', KEYS[3]) or '0'
+if not string.match(version, '^%d+$') or #version > 15 then
+  return redis.error_reply(string.format('MALFORMED %s holds what is no number', KEYS[3]))
+end
 redis.call('XLEN', KEYS[4])
 redis.call('HLEN', KEYS[5])
 redis.call('HLEN', KEYS[7])
-local known, latest, back = redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1, tonumber(ARGV[5]), {}
+local entered, latest, back = redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1, tonumber(ARGV[5]), {}
+local known = redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) and entered -- somebody may have deleted its pages
 for i = 8, #ARGV do
   local revision = string.match(redis.call('HGET', KEYS[6], ARGV[i]) or '', '^(%d+)|%-$')
   if revision and tonumber(revision) <= latest then back[#back + 1] = ARGV[i] end

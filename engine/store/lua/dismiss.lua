@@ -12,7 +12,7 @@ if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
 redis.call('XLEN', EVENTS)
 local version, room, gone = redis.call('GET', KEYS[#KEYS]) or '0', tonumber(ARGV[4]), {}
 local replies = each(#ARGV - 4, function(i)
-  local task, at = ARGV[4 + i], 12 + (i - 1) * 3
+  local task, at = ARGV[4 + i], 13 + (i - 1) * 3
   if version ~= ARGV[3] then return {'changed', version} end
   local live, ledger, ends, left = KEYS[at + 1], KEYS[at + 2], {}, false
   redis.call('XLEN', ledger)

@@ -6,14 +6,17 @@
 -- KEYS: behind the item: dynamic, cleared, version, once:<operation>   ARGV[2] task, ARGV[3] who, ARGV[4] most runs in this
 --   call, ARGV[5] 1 to finish only what is begun, or '', ARGV[6] 1 if processes declare it, or ''
 -- reply: {{'forgotten', runs ended}}, {{'more', runs ended}} (call again), {'unknown'} (no such task, or withdrawn already)
---   or {{'broken', why}}; the numbers are those of all calls of this operation
+--   or {{'broken', why}}; the numbers are those of all calls of this operation. Or the error RECOVERING
 -- Repeatable: the answer is kept, and with it an operation touches nothing but its tombstone. Freeing first.
 local task, who, room, begun, declared = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '', ARGV[6] ~= ''
 local DYNAMIC, CLEARED, VERSION, ONCE = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+if recovering() then return redis.error_reply(RECOVERING) end
 redis.call('XLEN', EVENTS)
 redis.call('HLEN', CLEARED)
-local version = tonumber(redis.call('GET', VERSION) or 0)
-if not version then return {{'broken', 'the version is no number'}} end
+local version = redis.call('GET', VERSION) or '0'
+if not string.match(version, '^%d+$') or #version > 15 then
+  return redis.error_reply(string.format('MALFORMED %s holds what is no number', VERSION))
+end
 return each(1, function(i)
   local before, value = not begun and redis.call('GET', ONCE), redis.call('HGET', DYNAMIC, task)
   local revision, definition = string.match(value or '', '^(%d*)|(.*)$')

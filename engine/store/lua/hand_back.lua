@@ -19,7 +19,7 @@ return each((#ARGV - 2) / ITEM, function(i)
     redis.call('SREM', CANCEL, lease(run))
     if run.removed or run.abandoned or run.cancel then return finish(run, 'failed', 'cancelled') end
     drop_entry(run)
-    redis.call('HSET', run.key, 'fence', int(math.max(run.fence + 1, NOW)), 'ended', token)
+    redis.call('HSET', run.key, 'fence', next_fence(run), 'ended', token)
     enqueue(run)
   end
 end)

@@ -1,9 +1,9 @@
 -- Shared by the scripts that change runs; put in front of each by Script.load.
--- KEYS[1..11] are the same in all of them (Keys.run_scripts); from KEYS[12] three for each item: record, live, ledger.
+-- KEYS[1..12] are the same in all of them (Keys.run_scripts); from KEYS[13] three for each item: record, live, ledger.
 -- ARGV[1] is ledger_length in all of them.
 local LEADER, DUE, WAKE, LEASES, CANCEL, PAUSED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local STREAMS = {high = KEYS[7], low = KEYS[8]}
-local DEAD, EVENTS, RUNS = KEYS[9], KEYS[10], KEYS[11]
+local DEAD, EVENTS, RUNS, GENERATION = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local GROUP, LEDGER_LENGTH = 'workers', ARGV[1]
 
 local clock = redis.call('TIME')
@@ -14,21 +14,33 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
+local STATES = {queued = true, parked = true, running = true, waiting = true}
 local FIELDS = {'state', 'task', 'slot', 'attempt', 'deliveries', 'worker', 'fence', 'token', 'ended', 'entry',
-  'priority', 'overlap', 'force', 'abandoned', 'removed', 'cancel', 'defers', 'story'}
+  'priority', 'overlap', 'force', 'abandoned', 'removed', 'cancel', 'defers', 'waits', 'spared',
+  'story'}
 
--- The record of a run; its state is nil when there is no such run.
-local function load(id, key, live, ledger)
-  local values = redis.call('HMGET', key, unpack(FIELDS))
+-- While the workers tell Redis again what it forgot nobody leads (enter.lua), and nothing that they have not told yet may
+-- be overtaken: a caller hears that Redis is unavailable, and repeats.
+local RECOVERING = 'RECOVERING what was forgotten is being told again'
+local function recovering()
+  return string.sub(redis.call('GET', LEADER) or '', 1, 1) == ':'
+end
+
+-- The record of a run; its state is nil when there is no such run. Redis looks through the record for each field, so
+-- scripts of which every run needs one ask for those that they need.
+local function load(id, key, live, ledger, fields)
+  fields = fields or FIELDS
+  local values = redis.call('HMGET', key, unpack(fields))
   local run = {id = id, key = key, live = live, ledger = ledger}
-  for i = 1, #FIELDS do run[FIELDS[i]] = values[i] or nil end
+  for i = 1, #fields do run[fields[i]] = values[i] or nil end
+  if run.state and not STATES[run.state] then error('the record of ' .. id .. ' has no state of ours', 0) end
   return run
 end
 
 -- The record of item number i of this call.
-local function item(i, id)
-  local at = 12 + (i - 1) * 3
-  return load(id, KEYS[at], KEYS[at + 1], KEYS[at + 2])
+local function item(i, id, fields)
+  local at = 13 + (i - 1) * 3
+  return load(id, KEYS[at], KEYS[at + 1], KEYS[at + 2], fields)
 end
 
 -- The keys that all items share. One of another type refuses the whole call, while nothing is written yet.
@@ -37,6 +49,7 @@ local function intact()
   for _, key in ipairs({WAKE, DEAD, STREAMS.high, STREAMS.low}) do redis.call('XLEN', key) end
   redis.call('SCARD', CANCEL)
   redis.call('HLEN', PAUSED)
+  redis.call('HLEN', GENERATION)
 end
 
 -- Decide about every item before the first write, since Lua does not roll back; then do what was decided.
@@ -59,20 +72,29 @@ local function each(count, decide)
   return replies
 end
 
+local any_paused
 local function paused(task)
-  local pause = redis.call('HGET', PAUSED, task)
+  if any_paused == nil then any_paused = redis.call('HLEN', PAUSED) > 0 end
+  local pause = any_paused and redis.call('HGET', PAUSED, task)
   if not pause then return false end
-  local till = tonumber(string.match(pause, '^%d+'))
-  return till == 0 or till > NOW
+  local till = tonumber(string.match(pause, '^(%d+)|'))
+  return not till or till == 0 or till > NOW -- what is no pause of ours keeps the task from running until it is resumed
 end
 
 -- Is there a run of this task, other than the given one, in one of these states?
 local function others(live, id, states)
   local found = redis.call('HGETALL', live)
   for i = 1, #found, 2 do
-    if found[i] ~= id and states[found[i + 1]] then return true end
+    if found[i] ~= id and states[found[i + 1]] and redis.call('HGET', RUNS .. found[i], 'state') == found[i + 1] then
+      return true
+    end
   end
   return false
+end
+
+-- A number of no more digits than Lua counts on from.
+local function whole(text)
+  return text and #text < 16 and string.match(text, '^%d+$')
 end
 
 -- A key of another type, or a record with holes, is found here, while nothing is written yet.
@@ -80,9 +102,9 @@ local function check(run)
   redis.call('XLEN', run.ledger)
   redis.call('HLEN', run.live)
   if not run.state then return end
-  if not (run.task and run.slot and STREAMS[run.priority] and tonumber(run.attempt) and tonumber(run.deliveries)
-      and tonumber(run.fence)) then
-    error('the record of ' .. run.id .. ' is incomplete', 0)
+  if not (run.task and string.sub(run.id, 1, #run.task + 1) == run.task .. '@' and (run.slot == '' or whole(run.slot))
+      and STREAMS[run.priority] and whole(run.attempt) and whole(run.deliveries) and whole(run.fence)) then
+    error('the record of ' .. run.id .. ' is incomplete, or not as Troupe writes it', 0)
   end
 end
 
@@ -111,6 +133,35 @@ local function create(run, task, slot, priority, overlap)
   enqueue(run)
   redis.call('HSET', run.key, 'task', task, 'slot', slot, 'attempt', 1, 'deliveries', 0, 'fence', 0,
     'priority', priority, 'overlap', overlap)
+end
+
+-- The next fence of a run: greater than its last, and than any that Redis may have forgotten.
+local floor
+local function next_fence(run)
+  if not floor then
+    local known = redis.call('HGET', GENERATION, 'floor')
+    floor = whole(known) and tonumber(known) or 0
+  end
+  return int(math.max(run.fence + 1, NOW, floor))
+end
+
+-- Has this worker read this entry, and it is not acknowledged yet? After FLUSHALL there is no group, and nothing is.
+local function has_read(worker, stream, entry)
+  local pending = redis.pcall('XPENDING', stream, GROUP, entry, entry, 1, worker)
+  if not pending.err then return #pending == 1 end
+  if not string.find(tostring(pending.err), 'NOGROUP', 1, true) then error(pending, 0) end
+  return false
+end
+
+-- What this worker has read of the streams and not acknowledged, between the first and the last of these entries:
+-- entry -> stream. Entries that are read together follow each other, so that one question answers for all of them.
+local function read_between(worker, entries)
+  local found = {}
+  for stream, ids in pairs(entries) do
+    local pending = redis.pcall('XPENDING', stream, GROUP, ids[1], ids[#ids], 2 * #ids, worker)
+    for _, one in ipairs(pending.err and {} or pending) do found[one[1]] = stream end
+  end
+  return found
 end
 
 -- How many runs of a stream no worker has read. Entries stay until their runs end, those of runs in progress too.
@@ -144,7 +195,7 @@ local function passed_over(ledger, verdict, reason, from, to, count, next_at)
   if last then
     for i = 1, #last[2], 2 do old[last[2][i]] = last[2][i + 1] end
   end
-  local joined = old.next == from and old.verdict == verdict and old.reason == reason
+  local joined = old.next == from and old.verdict == verdict and old.reason == reason and old.from and whole(old.count)
   if joined then from, count = old.from, old.count + count end
   redis.call('XADD', ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', verdict, 'reason', reason,
     'from', from, 'to', to, 'count', int(count), 'next', next_at)

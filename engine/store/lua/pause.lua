@@ -1,9 +1,15 @@
 -- Pause tasks, or resume them: several at once, in one event.
--- KEYS: paused, version, events, once:<operation>
+-- KEYS: paused, version, events, once:<operation>, leader
 -- ARGV: who, until ms or 0 for no end or '' to resume, details (opaque JSON); then the tasks
--- reply: for each task 1 changed, 0 was so already
+-- reply: for each task 1 changed, 0 was so already; or the error RECOVERING (see lib.lua): pauses are being restored
 -- Repeatable: the answer is kept for its repeat. Growing first: refused whole when memory is full.
-redis.call('GET', KEYS[2])
+if string.sub(redis.call('GET', KEYS[5]) or '', 1, 1) == ':' then
+  return redis.error_reply('RECOVERING what was forgotten is being told again')
+end
+local version = redis.call('GET', KEYS[2]) or '0'
+if not string.match(version, '^%d+$') or #version > 15 then
+  return redis.error_reply(string.format('MALFORMED %s holds what is no number', KEYS[2]))
+end
 redis.call('XLEN', KEYS[3])
 local before, replies = redis.call('GET', KEYS[4]), {}
 if before then

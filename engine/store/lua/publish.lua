@@ -12,8 +12,9 @@ local ITEM, BUSY = 6, {queued = true, running = true, parked = true}
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
 local cap, length = tonumber(ARGV[3]), {}
 for priority, stream in pairs(STREAMS) do length[priority] = unread(stream) end
-local passed = tonumber(redis.call('GET', KEYS[#KEYS]) or 0)
-if not passed then return redis.error_reply('ERR the latest slot that was passed is no number') end
+local text = redis.call('GET', KEYS[#KEYS]) or '0'
+local passed = string.match(text, '^%d+$') and #text < 16 and tonumber(text)
+if not passed then return redis.error_reply(string.format('MALFORMED %s holds what is no instant', KEYS[#KEYS])) end
 local latest = passed
 
 local replies = each((#ARGV - 3) / ITEM, function(i)

@@ -6,7 +6,9 @@
 -- reply: 'deposed', or for each item {'queued', worker}, {'dead', worker}, 'ended' (an abandoned or removed run: its
 --   verdict stands; a run that should stop: it is cancelled), 'renewed' (its lease is not the one that was seen), 'gone'
 --   or {'broken', why}
--- Repeatable: compares fence and expiry. Counts a delivery unless the lost worker was draining. Growing first.
+-- Repeatable: compares fence and expiry. Counts a delivery unless the lost worker was draining, or the run waited for
+-- others to end: its body had not begun, so it is not what ended its worker. That is said max_deliveries times at most.
+-- Growing first.
 local ITEM = 4
 if redis.call('GET', LEADER) ~= ARGV[2] then return 'deposed' end
 local most, WORKERS = tonumber(ARGV[3]), KEYS[#KEYS]
@@ -30,8 +32,11 @@ return each((#ARGV - 3) / ITEM, function(i)
     return 'ended', function() finish(run, 'failed', 'cancelled') end
   end
   local presence = redis.call('HGET', WORKERS, run.worker) or ''
-  local deliveries = run.deliveries + (string.sub(presence, 1, 1) == 'D' and 0 or 1)
-  if deliveries >= most then
+  local spared = tonumber(run.spared or 0) + (run.waits and 1 or 0)
+  local waited = run.waits and spared <= most
+  local counts = not waited and string.sub(presence, 1, 1) ~= 'D'
+  local deliveries = run.deliveries + (counts and 1 or 0)
+  if deliveries >= most and not waited then
     return {'dead', run.worker}, function()
       bury_run(run, 'max_deliveries')
       finish(run, 'dead', 'max_deliveries')
@@ -40,8 +45,8 @@ return each((#ARGV - 3) / ITEM, function(i)
   return {'queued', run.worker}, function()
     local old = {entry = run.entry, priority = run.priority}
     enqueue(run)
-    redis.call('HSET', run.key, 'fence', int(math.max(fence + 1, NOW)), 'deliveries', int(deliveries),
-      'story', run.story)
+    redis.call('HSET', run.key, 'fence', next_fence(run), 'deliveries', int(deliveries),
+      'story', run.story, 'spared', int(spared))
     redis.call('ZREM', LEASES, member)
     redis.call('SREM', CANCEL, member)
     drop_entry(old)

@@ -6,7 +6,10 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'deposed' end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('GET', KEYS[3])
+local version = redis.call('GET', KEYS[3]) or '0'
+if not string.match(version, '^%d+$') or #version > 15 then
+  return redis.error_reply(string.format('MALFORMED %s holds what is no number', KEYS[3]))
+end
 redis.call('XLEN', KEYS[4])
 redis.call('HLEN', KEYS[5])
 local presences, replies = redis.call('HVALS', KEYS[6]), {}
@@ -17,7 +20,7 @@ local function used(digest)
   return false
 end
 for i = 3, #ARGV do
-  local since = redis.call('HGET', KEYS[5], ARGV[i])
+  local since = tonumber(redis.call('HGET', KEYS[5], ARGV[i]) or nil)
   if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
     replies[#replies + 1] = 'gone'
   elseif used(ARGV[i]) then

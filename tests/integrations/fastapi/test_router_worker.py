@@ -15,6 +15,7 @@ from integrations.fastapi import TaskGroup, TaskManager
 from integrations.fastapi.router import unguarded
 from integrations.fastapi.settings import HIDDEN, SHOWN
 from tests.integrations.fastapi.managed import MEANT, NEW_YEAR, TestClient, managed, until
+from tests.store.guard import connect
 from tests.store.servers import RedisServer, find_binary, free_port
 
 if TYPE_CHECKING:
@@ -109,6 +110,25 @@ def test_a_redis_that_does_not_answer_is_503_and_says_so(tmp_path: Path) -> None
             assert restarted["path"] == "engine.link"
             server.start()
             until(lambda: served.client.get("/health").status_code == 200, "it is back")
+    finally:
+        server.kill()
+
+
+def test_a_redis_that_refuses_is_503_and_health_says_why(tmp_path: Path) -> None:
+    """It is connected, and not healthy. A restart of this process would not help."""
+    server = RedisServer(find_binary("6.2"), tmp_path, ("--maxmemory-policy", "noeviction")).start()
+    try:
+        with managed(server, "full", [group()]) as served:
+            with connect(server.port, None) as admin:
+                admin.config_set("maxmemory", "1")
+            refused = served.client.request("POST", "/tasks/trigger")
+            assert (refused.status_code, refused.json()["code"]) == (503, "redis_unavailable")
+            answer = served.client.get("/health")
+            assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+            assert answer.json()["redis_connected"] is True
+            assert "its memory is full: raise maxmemory" in answer.json()["detail"]
+            assert served.get("/health/live") == {"status": "ok"}
+            assert answer.json()["detail"] in served.get("/supervisor/link")["doing"]
     finally:
         server.kill()
 

@@ -61,7 +61,7 @@ async def blocked(cluster: Cluster, how: str) -> None:
             [stall] = served.program.lines("has not answered for")
             assert "it is here" in stall
             assert LINES[how] in served.program.log()
-            assert served.program.lines("The application's loop is back after")
+            await served.program.logged("The application's loop is back after")
             await served.leading()
             for program in (served.program, rival.program):
                 program.signal(signal.SIGTERM)

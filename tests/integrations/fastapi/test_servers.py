@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 import trio
 
@@ -82,6 +84,34 @@ async def test_plain_tasks_do_not_wait_for_the_threads_of_routes(server: str, cl
     assert len(served.effects("held")) == 41
     served.program.signal(signal.SIGTERM)
     await served.program.ended()
+
+
+async def test_a_second_ctrl_c_skips_the_lifespan_and_leaves_neither_a_leader_nor_a_run(cluster: Cluster) -> None:
+    """While a request is open, uvicorn waits at the first one, and at the second ends its loop there and then."""
+    tasks = [{"name": "gated", "kind": "gated", **ONCE}]
+    served = serve(cluster, "uvicorn asyncio", tasks=tasks, shutdown_grace=60, running_heartbeat_interval=20)
+    await served.leading()
+    [started] = await served.wait_for("start", task="gated")
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            with suppress(httpx.HTTPError):
+                await client.get(f"http://127.0.0.1:{served.port}/endless")
+
+    async with look_at(cluster) as view, trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await served.wait_for("waits")
+        served.program.signal(signal.SIGINT)
+        await served.program.logged("Waiting for connections to close")
+        served.program.signal(signal.SIGINT)
+        await served.program.ended()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            assert await view.store.election.leader() is None
+            state, deliveries = await view.query("HMGET", view.store.keys.run(started["run"]), "state", "deliveries")
+            assert deliveries == "0"
+            assert state in {"queued", "parked"}  # the latter if its own worker read it once more
+    assert [effect["event"] for effect in served.effects(task="gated")] == ["start", "cancelled"]
 
 
 async def test_an_application_starts_without_redis_and_its_engine_joins_later(cluster: Cluster) -> None:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 import trio.testing
 
-from actors.declared import Outbox
-from actors.identity import Identity
-from engine.assembly import Parts, assemble
 from engine.config import Config
 from engine.domain.group import TaskGroup
-from engine.errors import RedisUnavailable
-from engine.keeping import GroupKeeper, carry_out
-from engine.management import Management, check_dynamic
 from engine.runtime import (
     Child,
     ChildFailed,
@@ -32,12 +26,13 @@ from engine.runtime import (
     virtual_clock,
 )
 from engine.runtime.slot import ActorSlot
-from engine.store.client import Client
+from engine.store.cable import Cable as PlainCable
 from engine.store.election import Elected
-from engine.store.inprocess import InProcess, InProcessServer
+from engine.store.inprocess import InProcessServer
 from engine.store.store import Store
 from engine.store.timetable import Enrolment, Published, Slot
-from engine.store.transport import Lane, LinkStatistics
+from engine.store.transport import Lane
+from engine.testing.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -45,7 +40,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from engine.store.ledger import LedgerEntry
-    from engine.store.transport import Transport
+    from engine.testing.process import GreetedTransport
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -61,9 +56,10 @@ def at_ms(seconds: float) -> int:
     return EPOCH_MS + round(seconds * 1000)
 
 
+@cache
 def config(**settings: Any) -> Config:
     """A Config; its Redis is the one in this process."""
-    return Config(redis_host="in-process", **settings)
+    return Config(**{"redis_host": "in-process", "worker_service_name": "test", **settings})
 
 
 def mail(mailbox: Mailbox[M]) -> list[M]:
@@ -71,88 +67,33 @@ def mail(mailbox: Mailbox[M]) -> list[M]:
     return [mailbox.take() for _ in range(mailbox.statistics().depth)]
 
 
-class Cable:
-    """A `Transport` to the shared server that can be cut for one worker alone."""
+class Cable(PlainCable):
+    """One that remembers what went over it, and can be slow with replies."""
 
     def __init__(self, server: InProcessServer) -> None:
-        self._inner = InProcess(server)
-        self._whole = trio.Event()
-        self._whole.set()
-        self._joined_s = -math.inf
-        self._reads: set[trio.CancelScope] = set()
-        self._stalled = False
-        self.refusing = False
-        """Whether Redis is there and answers nothing but a refusal (no replicas, loading)."""
-        self.slow_s = 0.0
-        """How long each command of the first lane is on its way."""
+        super().__init__(server)
+        self.late_s = 0.0
+        """How long each reply of the first lane is on its way."""
         self.sent: list[tuple[float, tuple[Any, ...]]] = []
         """Every command of the first lane, in order, and when."""
         self.reads_of_runs = 0
         """Commands of the lane on which the worker waits for runs."""
-        self.commands = Client(partial(self._request, Lane.COMMANDS), may_block=False)
-        self.runs = Client(partial(self._request, Lane.RUNS), may_block=True)
-        self.events = Client(partial(self._request, Lane.EVENTS), may_block=True)
-
-    def cut(self) -> None:
-        """Fail everything from now on, the reads in progress included."""
-        self._whole = trio.Event()
-        for read in self._reads:
-            read.cancel()
-
-    def stall(self) -> None:
-        """Let nothing through from now on, and say nothing about it."""
-        self._stalled = True
-
-    def join(self) -> None:
-        """Be whole again."""
-        self._joined_s = trio.current_time()
-        self._whole.set()
-
-    def is_up(self) -> bool:
-        return self._whole.is_set() and self._inner.is_up()
-
-    async def wait_up(self) -> None:
-        while not self.is_up():
-            await self._whole.wait()
-            await self._inner.wait_up()
-
-    async def unblock(self, lane: Lane) -> None:
-        if not self._whole.is_set():
-            raise RedisUnavailable("the cable is cut")
-        await self._inner.unblock(lane)
-
-    def statistics(self) -> LinkStatistics:
-        return self._inner.statistics()
-
-    def steady_since_s(self, *, slower_than_s: float) -> float:
-        if not self._whole.is_set():
-            return trio.current_time()
-        return max(self._joined_s, self._inner.steady_since_s(slower_than_s=slower_than_s))
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        await self._inner.run(task_status=task_status)
 
     async def _request(self, lane: Lane, args: tuple[Any, ...], block_s: float) -> Any:
-        if self._whole.is_set():
+        if self.is_whole:
             if lane is Lane.COMMANDS:
                 self.sent.append((trio.current_time(), args))
             self.reads_of_runs += lane is Lane.RUNS
-            if self.refusing:
-                raise RedisUnavailable("NOREPLICAS Not enough good replicas to write.")
-            with trio.CancelScope() as read:
-                self._reads.add(read)
-                try:
-                    if self._stalled:
-                        await trio.sleep_forever()
-                    if lane is Lane.COMMANDS:
-                        await trio.sleep(self.slow_s)
-                    return await self._inner._lanes[lane].request(args, block_s)
-                finally:
-                    self._reads.discard(read)
-        raise RedisUnavailable("the cable is cut")
+        return await super()._request(lane, args, block_s)
+
+    async def _execute(self, lane: Lane, args: tuple[Any, ...], block_s: float) -> Any:
+        reply = await super()._execute(lane, args, block_s)
+        if lane is Lane.COMMANDS:
+            await trio.sleep(self.late_s)
+        return reply
 
 
-class Worker:
+class Worker(Process):
     """One process of the cluster: a whole tree with a cable of its own."""
 
     cable: Cable
@@ -163,65 +104,19 @@ class Worker:
 
     def assemble(
         self,
-        transport: Transport,
+        transport: GreetedTransport,
         environment: Environment,
         number: int,
         groups: tuple[TaskGroup, ...],
         settings: dict[str, Any],
     ) -> None:
         """Build the tree of this process over any transport."""
-        self.config, self.groups = config(**settings), groups
-        self.environment = environment
-        self.identity = Identity("test", f"host{number}", number, f"{number:016x}")
-        self.crashes: list[ChildFailed] = []
-        """Expected by a test if it clears them."""
-        store = Store.over(transport, prefix="troupe", ledger_length=self.config.ledger_length)
-        self.management = Management(store, self.config, lambda: groups, new_id=environment.new_id)
-        self.outbox = Outbox()
-        self.troupe = assemble(
-            Parts(
-                config=self.config,
-                store=store,
-                identity=self.identity,
-                groups=groups,
-                services=(transport.run,),
-                redis_label="in process",
-                snapshot=lambda: self.supervision.snapshot().to_dict(),
-                started_ms=round(environment.clock.wall() * 1000),
-                outbox=self.outbox,
-                carry_out=partial(carry_out, management=self.management, who=self.identity.worker_id),
-                on_leadership=lambda _leads: None,
-            )
-        )
-        self.supervision = Supervision(self.troupe.spec, self.environment, on_event=self._heard)
-        self._life = trio.CancelScope()
-
-    async def run(self, *, task_status: trio.TaskStatus[Supervision] = trio.TASK_STATUS_IGNORED) -> None:
-        with self._life, ExitStack() as in_use:
-            keeper = GroupKeeper(
-                self.outbox,
-                self.perform,
-                check=partial(check_dynamic, config=self.config),
-                who=lambda: self.identity.worker_id,
-            )
-            for group in self.groups:
-                in_use.enter_context(group.in_use(keeper))
-            await self.supervision.run(task_status=task_status)
-
-    async def perform(self, operation: Callable[[Management], Awaitable[T]]) -> T:
-        """As Engine.perform, in its own trio run."""
-        return await operation(self.management)
+        super().__init__(transport, environment, config(**settings), groups, number=number)
 
     def kill(self) -> None:
         """End the process with no last word to Redis."""
         self.cable.cut()
         self._life.cancel()
-
-    async def stop(self) -> None:
-        """Stop in order: drain everybody at once, then the children in reverse start order."""
-        await self.troupe.drain(grace_s=self.config.shutdown_grace)
-        self.supervision.stop()
-        await self.supervision.wait_stopped()
 
     def crash(self, name: str) -> None:
         """Have one actor crash: no actor understands this message."""
@@ -244,10 +139,6 @@ class Worker:
         [found] = [slot for slot in self.supervision._root.walk() if slot.name == name]
         assert isinstance(found, ActorSlot)
         return found
-
-    def _heard(self, event: SupervisorEvent) -> None:
-        if isinstance(event, ChildFailed):
-            self.crashes.append(event)
 
 
 class Stage:
@@ -275,6 +166,10 @@ class Stage:
         return Environment(
             clock=virtual_clock(EPOCH_S), random=random.Random(number), new_id=lambda: f"{number:08x}{next(ids):08x}"
         )
+
+    async def history(self) -> str:
+        """With which Redis goes on."""
+        return await self.redis.hget(self.store.keys.generation, "id") or ""
 
     def new_store(self, transport: Cable | None = None) -> Store:
         return Store.over(transport or Cable(self.server), prefix="troupe")
@@ -356,15 +251,22 @@ class Publisher:
     """The test in the place of the leader: it queues runs when it likes."""
 
     def __init__(self, stage: Stage, value: str) -> None:
-        self._stage, self._value = stage, value
+        self._stage, self.value = stage, value
         self._next_ms: dict[str, int] = {}
 
     @classmethod
     async def elected(cls, stage: Stage) -> Publisher:
-        """Lead for ever."""
-        won = await stage.store.election.elect("test", "n", lease_ms=10**12)
+        """Lead for ever, or until Redis goes on with another history."""
+        publisher = cls(stage, "")
+        await publisher.lead_again()
+        return publisher
+
+    async def lead_again(self) -> None:
+        """Redis was restarted, and knows by now what its workers remember."""
+        history = await self._stage.history()
+        won = await self._stage.store.election.elect("test", "n", lease_ms=10**12, history=history)
         assert isinstance(won, Elected)
-        return cls(stage, won.value)
+        self.value = won.value
 
     async def queue(self, task_id: str, count: int = 1, *, priority: str = "low", overlap: str = "allow") -> list[str]:
         """Publish that many slots of a task, a second apart and all in the past; the ids of the runs."""
@@ -372,26 +274,26 @@ class Publisher:
         if task_id not in self._next_ms:
             self._next_ms[task_id] = at_ms(-1_000_000)
             version = await self._stage.store.catalog.version()
-            await timetable.enroll(self._value, [Enrolment(task_id, self._next_ms[task_id])], version=version)
+            await timetable.enroll(self.value, [Enrolment(task_id, self._next_ms[task_id])], version=version)
         run_ids = []
         for _ in range(count):
             due_ms = self._next_ms[task_id]
             next_ms = self._next_ms[task_id] = due_ms + 1_000
             slot = Slot(task_id, due_ms, next_ms, priority, overlap)
-            assert await timetable.publish(self._value, [slot], queue_cap=10_000) == [Published()]
+            assert await timetable.publish(self.value, [slot], queue_cap=10_000) == [Published()]
             run_ids.append(f"{task_id}@{due_ms}")
         return run_ids
 
     async def requeue(self) -> None:
         """Queue the runs that are due: retries, and those that were put aside."""
         due = await self._stage.store.timetable.window(self._stage.now_ms())
-        await self._stage.store.timetable.requeue(self._value, [item for item in due if item.is_run])
+        await self._stage.store.timetable.requeue(self.value, [item for item in due if item.is_run])
 
     async def lose(self, run_id: str) -> None:
         """Take a run from its worker, as if its lease had been watched to its end."""
         leases = await self._stage.store.leases.expiring(at_ms(10**9))
         lost = [lease for lease in leases if lease.run_id == run_id]
-        await self._stage.store.leases.reclaim(self._value, lost, max_deliveries=3, story="{}")
+        await self._stage.store.leases.reclaim(self.value, lost, max_deliveries=3, story="{}")
 
 
 class Gate:

@@ -47,6 +47,7 @@ class Librarian:
         self.stage, self.groups = stage, groups
         self.cable = Cable(stage.server)
         self.mailbox, self.consumer = Mailbox[Any]("catalog"), Mailbox[Any]("consumer")
+        self.heartbeat = Mailbox[Any]("heartbeat")
         self.scheduling = Scheduling(*(Mailbox[Any](name) for name in "lcr")) if leads else None
         self.events: list[SupervisorEvent] = []
 
@@ -61,6 +62,7 @@ class Librarian:
             carry_out=self.carry_out,
             started_ms=0,
             consumer=self.consumer,
+            heartbeat=self.heartbeat,
             scheduling=self.scheduling,
         )
         await self.stage.actor(Child("catalog", make, self.mailbox), events=self.events)

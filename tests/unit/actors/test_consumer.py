@@ -12,7 +12,9 @@ import trio
 
 from actors.messages import StopRuns
 from engine.domain.run import RunContext
-from tests.unit.actors.stage import Gate, Publisher, group, noting
+from engine.store.runs import Claimed, Hold
+from engine.store.timetable import Slot
+from tests.unit.actors.stage import Gate, Publisher, at_ms, group, noting
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -80,6 +82,25 @@ async def test_what_waits_for_room_is_left_to_other_workers(
     await executor(stage, tasks, concurrent_tasks=9)
     await stage.until(2)
     assert gate.inside == 10
+
+
+async def test_what_a_wait_brings_beyond_the_room_goes_back_at_once(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """COUNT is for each stream, so the only free slot can get two: another worker need not wait for the second."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    tasks.add_task(YEARLY, name="u")(gate.walk)
+    await executor(stage, tasks, concurrent_tasks=1)
+    slots = [Slot("g/t", at_ms(-1), None, "high", "allow"), Slot("g/u", at_ms(-1), None, "low", "allow")]
+    await stage.redis.zadd(stage.store.keys.due, {f"t/{slot.task_id}": slot.due_ms for slot in slots})
+    await stage.store.timetable.publish(publisher.value, slots, queue_cap=10)
+    await stage.settle()
+    assert gate.inside == 1
+    [taken] = (await stage.store.leases.pending(min_idle_ms=0)).entries
+    assert taken.entry.run_id == f"g/t@{at_ms(-1)}"
+    assert await queued(stage) == 2
+    gate.open.set()
 
 
 async def test_a_worker_without_slots_executes_nothing(
@@ -761,6 +782,29 @@ async def test_a_body_that_ends_well_after_grace_has_run(
     assert await stage.verdicts("g/t") == [("ran", "")]
 
 
+async def test_leases_are_kept_until_the_last_body_has_ended(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """However long a body shields itself from the stop: the heartbeat ends after it, and the link last."""
+    tasks = group()
+
+    @tasks.add_task(YEARLY, name="t")
+    async def stubborn() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(40)
+
+    worker = await executor(stage, tasks, shutdown_grace=1)
+    await publisher.queue("g/t")
+    await stage.until(1)
+    stage.nursery.start_soon(worker.stop)
+    for second in range(2, 40):
+        await stage.until(second)
+        [lease] = await stage.store.leases.expiring(2**52)
+        assert lease.expiry_ms > stage.now_ms()
+    await stage.until(41)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
 async def test_an_idle_worker_stops_at_once_while_redis_refuses_everything(
     autojump_clock: MockClock, stage: Stage
 ) -> None:
@@ -772,6 +816,54 @@ async def test_an_idle_worker_stops_at_once_while_redis_refuses_everything(
     await stage.until(5)
     await worker.stop()
     assert trio.current_time() < 7
+
+
+async def test_a_claim_that_redis_refuses_is_not_insisted_on_in_a_drain(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Redis is told what it forgot, and would grant it when the worker is gone: what was read goes back instead."""
+    tasks, gate, keys = group(), Gate(), stage.store.keys
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await publisher.queue("g/t")
+    await stage.redis.set(keys.leader, ":0:history")
+    worker = await executor(stage, tasks, shutdown_grace=25)
+    await stage.until(3)
+    assert len((await stage.store.leases.pending(min_idle_ms=0)).entries) == 1
+    await worker.stop()
+    assert trio.current_time() < 4
+    assert (await stage.store.leases.pending(min_idle_ms=0)).entries == ()
+    assert await stage.store.leases.workers() == []
+    await stage.redis.set(keys.leader, publisher.value)
+    await executor(stage, tasks)
+    assert gate.inside == 1
+    gate.open.set()
+
+
+async def test_a_claim_that_is_granted_unheard_in_a_drain_goes_back(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Its answer is lost with the connection: the run is handed back, uncounted, when Redis can be reached again."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks, shutdown_grace=25)
+    worker.cable.late_s = 1.0
+    await publisher.queue("g/t")
+    stage.nursery.start_soon(worker.stop)
+    await stage.until(0.5)
+    assert set((await stage.store.runs.live("g/t")).values()) == {"running"}
+    worker.cable.cut()
+    await stage.until(0.7)
+    worker.cable.late_s = 0.0
+    worker.cable.join()
+    await worker.supervision.wait_stopped()
+    assert trio.current_time() < 2
+    assert await stage.store.leases.expiring(10**15) == []
+    await executor(stage, tasks)
+    assert gate.inside == 1
+    gate.open.set()
+    await stage.settle()
+    [entry] = await stage.ledger("g/t")
+    assert (entry.verdict, entry.attempt) == ("ran", 1)
 
 
 async def test_a_consumer_that_crashes_in_a_drain_does_not_keep_the_worker(
@@ -843,7 +935,9 @@ async def test_a_run_on_its_last_delivery_runs_alone(
     await stage.store.runs.make_groups()
     [run_id] = await publisher.queue("g/suspect")
     for victim in ("a", "b"):
-        await stage.store.runs.claim(victim, victim, await read(stage, victim), lease_ms=1_000)
+        [claimed] = await stage.store.runs.claim(victim, victim, await read(stage, victim), lease_ms=1_000)
+        assert isinstance(claimed, Claimed)
+        await stage.store.runs.begin(victim, Hold(run_id, claimed.fence, victim))
         await publisher.lose(run_id)
     entries = await read(stage, "c")
     await executor(stage, tasks, concurrent_tasks=5)
@@ -873,8 +967,10 @@ async def test_a_run_on_its_last_delivery_does_not_wait_for_ever(
     started_s = noting(tasks, YEARLY, name="quick")
     await publisher.queue("g/endless")
     worker = await executor(stage, tasks, concurrent_tasks=5)
+    worker.cable.cut()
     [run_id] = await publisher.queue("g/suspect")
     await stage.redis.hset(stage.store.keys.run(run_id), "deliveries", 2)
+    worker.cable.join()
     await stage.until(1)
     await publisher.queue("g/quick")
     await stage.until(80)
@@ -926,6 +1022,71 @@ async def test_an_outage_at_the_end_of_a_body_never_makes_a_failure(
     assert worker.restarts("consumer") == 0
 
 
+async def test_a_claim_that_is_answered_after_most_of_a_lease_starts_nothing(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """The process was stopped meanwhile, or its reply was long on its way: by now the run may be another worker's."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    late = await executor(stage, tasks)
+    [run_id] = await publisher.queue("g/t")
+    late.cable.late_s = 20
+    await stage.until(9)
+    await publisher.lose(run_id)
+    await executor(stage, tasks)
+    await stage.until(19)
+    assert gate.inside == 1
+    late.cable.late_s = 0
+    await stage.until(25)
+    assert gate.most_inside == 1
+    gate.open.set()
+    await stage.until(30)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_claim_that_is_answered_late_is_given_back_when_the_run_is_still_this_workers(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Nobody took it: it is queued again, uncounted, and runs."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks)
+    await publisher.queue("g/t")
+    worker.cable.late_s = 20
+    await stage.until(19)
+    worker.cable.late_s = 0
+    gate.open.set()
+    await stage.until(60)
+    assert (gate.passed, gate.most_inside) == (1, 1)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_claim_whose_first_answer_was_lost_begins_with_the_second(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Under the fence that it got first: asking again has renewed its lease, so that nobody else can have the run."""
+    tasks, gate, fences = group(), Gate(), list[int]()
+
+    @tasks.add_task(YEARLY, name="t")
+    async def task() -> None:
+        fences.append(RunContext.current().fence)
+        await gate.walk()
+
+    worker = await executor(stage, tasks)
+    worker.cable.late_s = 5
+    [run_id] = await publisher.queue("g/t")
+    await stage.until(1)
+    first = await stage.redis.hget(stage.store.keys.run(run_id), "fence")
+    worker.cable.cut()
+    await stage.until(10)
+    worker.cable.late_s = 0
+    worker.cable.join()
+    gate.open.set()
+    await stage.until(60)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+    assert fences == [int(first)]
+
+
 async def test_reading_goes_on_after_an_outage(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
     """By itself, and without a crash."""
     tasks = group()
@@ -936,6 +1097,7 @@ async def test_reading_goes_on_after_an_outage(autojump_clock: MockClock, stage:
     await stage.until(600)
     stage.server.start()
     await stage.until(601)
+    await publisher.lead_again()
     await publisher.queue("g/t", 3)
     await stage.until(602)
     assert len(started_s) == 3

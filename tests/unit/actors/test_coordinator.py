@@ -662,3 +662,45 @@ async def test_the_age_of_the_renewal_is_looked_at_before_each_write(
     ]
     assert moved_s < renewed_s == renewed.renewed_at_s < published_s
     assert await desk.published() == run_ids(1, 2, 6)
+
+
+async def test_the_age_of_the_renewal_is_looked_at_before_slots_are_passed_over(
+    autojump_clock: MockClock, stage: Stage, desk: Desk
+) -> None:
+    """What is due was read slowly: the first write of the turn may be too late already."""
+    await desk.learn(definition("* * * * * *"))
+    await desk.until(2.5)
+    await desk.renew()
+    stage.server.stop()
+    await stage.until(5.9)
+    stage.server.start()
+    desk.cable.slow_s = 2.6
+    mail(desk.leader)
+    await stage.until(20)
+    renewed, *_ = mail(desk.leader)
+    assert isinstance(renewed, LeaseRenewed)
+    renewed_s, moved_s, *_ = [sent_s for sent_s, args in desk.cable.sent if sent_s > 5.9 and args[0] == "EVALSHA"]
+    assert renewed_s == renewed.renewed_at_s < moved_s
+
+
+async def test_the_age_of_the_renewal_is_looked_at_before_runs_are_queued_again(
+    autojump_clock: MockClock, stage: Stage, desk: Desk
+) -> None:
+    """The answer to the slots of this turn was slow."""
+    await desk.learn(definition())
+    await stage.redis.zadd(stage.store.keys.due, {"r/g/gone@1": at_ms(60)})
+    await desk.until(54.5)
+    await desk.renew()
+    await stage.until(59.8)
+    desk.mailbox.tell(Woken(()))
+    await stage.settle()
+    desk.cable.slow_s = 0.7
+    mail(desk.leader)
+    await stage.until(65)
+    [renewed] = mail(desk.leader)
+    assert isinstance(renewed, LeaseRenewed)
+    published_s, renewed_s, requeued_s = [
+        sent_s for sent_s, args in desk.cable.sent if sent_s >= 60 and args[0] == "EVALSHA"
+    ]
+    assert published_s < renewed_s == renewed.renewed_at_s < requeued_s
+    assert await stage.redis.zscore(stage.store.keys.due, "r/g/gone@1") is None

@@ -21,36 +21,16 @@ from engine.store.script import Script
 from engine.store.transport import Lane
 from tests.unit.actors.stage import noting
 from tests.unit.actors.test_dynamic_tasks import EVERY_MINUTE, Process, all_starts
+from tests.unit.actors.wires import LosesReplies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
 
-    from tests.unit.actors.stage import Stage, Worker
+    from tests.unit.actors.stage import Stage
 
 YEARLY = "0 0 1 1 *"
-
-
-class LosesReplies:
-    """In the place of one worker's connection: executes what it is told to, and loses the reply."""
-
-    def __init__(self, worker: Worker, name: str, then: Callable[[], None]) -> None:
-        lanes, script = worker.cable._inner._lanes, Script.load(name)
-        self._lane, self._names, self._then = lanes[Lane.COMMANDS], {script.sha, script.text}, then
-        lanes[Lane.COMMANDS] = self  # type: ignore[assignment]
-        self.lost = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lane, name)
-
-    async def request(self, args: tuple[Any, ...], block_s: float) -> Any:
-        reply = await self._lane.request(args, block_s)
-        if not self.lost and args[0] in {"EVAL", "EVALSHA"} and args[1] in self._names:
-            self.lost += 1
-            self._then()
-            raise RedisUnavailable("the reply was lost")
-        return reply
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -183,7 +163,7 @@ async def test_a_task_that_is_made_again_counts_while_redis_is_away(autojump_clo
     await stage.until(5)
     await process.group.create_task("note", EVERY_MINUTE, {"text": "old"}, name="x")
     await stage.until(6)
-    lossy = LosesReplies(worker, "define", worker.cable.cut)
+    lossy = LosesReplies(worker.cable, "define", worker.cable.cut)
     process.group.remove_dynamic_task("x")
     process.group.add_dynamic_task("note", EVERY_MINUTE, {"text": "new"}, name="x")
     assert process.group.tasks[0].kwargs == {"text": "new"}
@@ -221,7 +201,7 @@ async def test_a_task_removed_while_the_answer_to_a_claim_is_lost_crashes_nobody
     executing = await stage.worker(two.group)
     await stage.until(10)
     await one.group.create_task("note", EVERY_MINUTE, name="x")
-    lossy = LosesReplies(executing, "claim", lambda: None)
+    lossy = LosesReplies(executing.cable, "claim", lambda: None)
     await stage.until(60.05)
     assert lossy.lost == 1
     await one.group.remove_task("x")
@@ -397,7 +377,7 @@ async def test_the_repeat_of_a_declaration_does_not_undo_a_removal_that_came_aft
     one, two = Process(), Process()
     first, _ = await stage.worker(one.group), await stage.worker(two.group)
     await stage.until(5)
-    lossy = LosesReplies(first, "declare", first.cable.cut)
+    lossy = LosesReplies(first.cable, "declare", first.cable.cut)
     one.group.add_dynamic_task("note", EVERY_MINUTE, name="x", persist=False)
     await stage.until(6)
     assert lossy.lost == 1

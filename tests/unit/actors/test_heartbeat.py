@@ -51,6 +51,7 @@ class Bearer:
             consumer=self.consumer,
             catalog=self.catalog,
             stats=self.stats,
+            leader=None,
         )
         self.stage.nursery.start_soon(self._answer, self.consumer)
         self.stage.nursery.start_soon(self._answer, self.stats)
@@ -175,6 +176,23 @@ async def test_cut_off_for_most_of_a_lease_it_warns_the_consumer_once(
     assert bearer.heard == [LeasesInDanger()]
 
 
+async def test_a_restart_while_it_is_cut_off_warns_the_consumer_in_time(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """It does not know when its former life was last heard: leases can end in half of one."""
+    crashes: list[Any] = []
+    bearer = await Bearer(stage).start(crashes)
+    await bearer.claim(publisher)
+    await stage.until(4)  # the last beat was at 3: its leases end at 12
+    bearer.cable.cut()
+    await stage.until(5.5)
+    bearer.mailbox.tell(object())
+    await stage.until(12)
+    assert bearer.heard == [LeasesInDanger()]
+    assert len(crashes) > 0
+    crashes.clear()
+
+
 async def test_a_short_outage_stops_no_run(
     autojump_clock: MockClock, stage: Stage, publisher: Publisher, bearer: Bearer
 ) -> None:
@@ -285,6 +303,26 @@ async def test_a_slow_connection_is_given_up_before_the_lease_ends(
     bearer.cable.stall()
     await stage.until(10.5)
     assert bearer.heard == [LeasesInDanger()]
+
+
+async def test_a_run_survives_its_heartbeat_s_crashes(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Whatever the number of crashes, it is restarted within a sixth of a lease: no lease ends meanwhile."""
+    tasks, gate = group(), Gate()
+    tasks.add_task("0 0 1 1 *", name="t")(gate.walk)
+    worker = await stage.worker(tasks, can_lead=False, running_heartbeat_interval=0.2)
+    await publisher.queue("g/t")
+    for second in range(1, 5):
+        await stage.until(second)
+        worker.crash("heartbeat")
+    await stage.until(6)
+    delays_s = [crash.restart_in_s for crash in worker.crashes]
+    worker.crashes.clear()
+    assert len(delays_s) == 4
+    assert all(delay_s is not None and delay_s <= worker.config.run_lease_s / 6 for delay_s in delays_s)
+    assert gate.inside == 1
+    gate.open.set()
 
 
 async def test_after_a_crash_it_asks_until_it_is_told_which_leases_there_are(

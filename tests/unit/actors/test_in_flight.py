@@ -33,10 +33,10 @@ def test_of_several_runs_that_must_be_alone_the_first_goes_first() -> None:
     for run in (other, first, second):
         in_flight.add(run)
     assert not in_flight.is_alone(first)
-    in_flight.remove(other)
+    in_flight.remove([other])
     assert in_flight.is_alone(first)
     assert not in_flight.is_alone(second)
-    in_flight.remove(first)
+    in_flight.remove([first])
     assert in_flight.is_alone(second)
 
 
@@ -45,7 +45,7 @@ def test_there_is_no_room_beside_a_run_that_must_be_alone() -> None:
     in_flight, lone = InFlight(3), running(1, last_delivery=True)
     in_flight.add(lone)
     assert in_flight.room == 0
-    in_flight.remove(lone)
+    in_flight.remove([lone])
     assert in_flight.room == 3
 
 
@@ -55,10 +55,10 @@ def test_a_run_that_waited_in_vain_is_admitted_when_those_before_it_have_ended()
     in_flight.add(before)
     in_flight.add(lone)
     in_flight.keep_away(lone)
-    in_flight.remove(lone)
+    in_flight.remove([lone])
     in_flight.add(later)
     assert not in_flight.admits(lone.run_id)
-    in_flight.remove(before)
+    in_flight.remove([before])
     assert in_flight.admits(lone.run_id)
 
 
@@ -75,9 +75,9 @@ async def test_who_waits_for_a_condition_looks_again_after_each_change() -> None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait_until_idle)
         await wait_all_tasks_blocked()
-        in_flight.remove(runs[0])
+        in_flight.remove([runs[0]])
         await wait_all_tasks_blocked()
         assert not returned.is_set()
-        in_flight.remove(runs[1])
+        in_flight.remove([runs[1]])
         await wait_all_tasks_blocked()
         assert returned.is_set()

@@ -23,7 +23,7 @@ async def publisher(stage: Stage) -> Publisher:
 
 
 def intake(stage: Stage, *, block_ms: int = 1_000) -> Intake:
-    return Intake(store=stage.new_store(Cable(stage.server)), worker="w", block_ms=block_ms)
+    return Intake(store=stage.new_store(Cable(stage.server)), worker="w", block_ms=block_ms, capacity=16)
 
 
 async def test_high_entries_come_before_low_ones(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
@@ -45,6 +45,14 @@ async def test_every_eighth_slot_is_offered_to_low_first(
     while len(read) < 120:
         read += [entry.priority for entry in await reader.read(room)]
     assert read.count("low") == len(read) // 8
+
+
+async def test_half_of_what_a_worker_can_take_is_read_at_once(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """So that bodies of one half run while Redis works for the other."""
+    await publisher.queue("g/t", 20)
+    assert len(await intake(stage).read(16)) == 8
 
 
 async def test_no_room_reads_nothing(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
@@ -104,7 +112,7 @@ async def test_stopping_without_redis_does_not_wait(
 ) -> None:
     """There is no read in progress then."""
     cable = Cable(stage.server)
-    reader = Intake(store=stage.new_store(cable), worker="w", block_ms=1_000)
+    reader = Intake(store=stage.new_store(cable), worker="w", block_ms=1_000, capacity=16)
     cable.cut()
     reader.close()
     await reader.stop_reading()

@@ -15,6 +15,7 @@ from actors.predecessor import Predecessor
 from engine.runtime import Child, Mailbox
 from engine.store.election import Elected
 from tests.unit.actors.stage import Cable, config, mail
+from tests.unit.actors.wires import LosesReplies
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -33,7 +34,7 @@ class Candidate:
         self.name, self.stage = name, stage
         self.cable = Cable(stage.server)
         self.mailbox = Mailbox[Any]("leader")
-        self.coordinator, self.reconciler, self.catalog = (Mailbox[Any](n) for n in "abc")
+        self.coordinator, self.reconciler, self.catalog, self.heartbeat = (Mailbox[Any](n) for n in "abcd")
         self.changes: list[bool] = []
         self.events: list[SupervisorEvent] = []
         self.tree: Supervision
@@ -49,6 +50,7 @@ class Candidate:
             coordinator=self.coordinator,
             reconciler=self.reconciler,
             catalog=self.catalog,
+            heartbeat=self.heartbeat,
             on_change=self.changes.append,
             predecessor=Predecessor(config=settings, store=store, name=self.name),
         )
@@ -166,7 +168,7 @@ async def test_a_leader_whose_lease_went_to_another_steps_down(
 async def test_a_refused_write_ends_the_term(autojump_clock: MockClock, stage: Stage, first: Candidate) -> None:
     """The Coordinator was refused: its word is as good as a renewal's."""
     [_, taken] = first.news()
-    await stage.store.election.resign(taken.term.value)
+    await stage.redis.delete(stage.store.keys.leader)
     first.mailbox.tell(WriteRefused(taken.term))
     await stage.settle()
     ended, again = first.news()
@@ -179,7 +181,7 @@ async def test_a_refusal_of_a_former_term_is_old_news(
 ) -> None:
     """It says nothing about this one."""
     [_, taken] = first.news()
-    await stage.store.election.resign(taken.term.value)
+    await stage.redis.delete(stage.store.keys.leader)
     first.mailbox.tell(WriteRefused(taken.term))
     await stage.settle()
     first.news()
@@ -264,6 +266,19 @@ async def test_a_resignation_without_redis_does_not_hold_up_the_stop(
     stage.server.start()
     assert await leader_of(stage) == "first"
     await stage.until(LEASE_S + 1)
+    assert await leader_of(stage) is None
+
+
+async def test_a_leader_that_does_not_know_whether_it_was_elected_resigns(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """The answer to its election was lost, and it is told to stop: nobody would sit in its seat for a lease."""
+    candidate = Candidate(stage, "first")
+    lossy = LosesReplies(candidate.cable, "elect", lambda: None)
+    await candidate.start()
+    assert lossy.lost == 1
+    assert await leader_of(stage) == "first"
+    await candidate.mailbox.ask(Drain, timeout_s=1)
     assert await leader_of(stage) is None
 
 

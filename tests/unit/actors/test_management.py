@@ -10,6 +10,7 @@ import trio
 from engine.domain.group import TaskGroup
 from engine.errors import NoSuchGroup, NoSuchTask, NothingTriggered, TaskDeclarationError
 from engine.management import Affected, Match, SkippedTask, TaskName
+from engine.store.script import script_of
 from tests.unit.actors.stage import noting
 
 if TYPE_CHECKING:
@@ -102,6 +103,25 @@ async def test_a_pause_says_who_and_why_and_lasts_until_it_is_ended(autojump_clo
     told = [(event.name, event.fields.get("what"), event.fields.get("who")) for event in await events(stage)]
     assert ("paused", "g/t", "ann") in told
     assert ("resumed", "g/t", "bob") in told
+
+
+async def test_a_trigger_takes_two_requests(autojump_clock: MockClock, stage: Stage) -> None:
+    """Whether the tasks have changed, and the trigger itself: somebody waits for it. Else they are read again."""
+    group = TaskGroup("g")
+    starts = noting(group, YEARLY, name="t")
+    worker = await running(stage, group)
+    for number in range(2):
+        await trio.sleep(0.1)
+        before = len(worker.cable.sent)
+        await worker.management.trigger(Match(group="g", name="t"), who="me")
+        words = [script_of(command) or command[0] for _, command in worker.cable.sent[before:]]
+        if number == 1:
+            assert words[:2] == ["GET", "trigger"]
+    await stage.until(10)
+    assert len(starts) == 2
+    await worker.management.pause(Match(name="t"), who="me")
+    with pytest.raises(NothingTriggered, match="disabled"):
+        await worker.management.trigger(Match(group="g", name="t"), who="me")
 
 
 async def events(stage: Stage) -> list[RecordedEvent]:

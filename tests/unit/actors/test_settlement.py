@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from actors.memory import RecentEnds
 from actors.messages import RunsEnded
 from actors.settlement import Settlement
 from engine.runtime import Mailbox
 from engine.store.runs import Claimed, Completion, Failure, Hold
-from tests.unit.actors.stage import Cable, Publisher, mail
+from tests.unit.actors.stage import Cable, Publisher, config, mail
 from tests.unit.actors.test_ending import running
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Ledgerman:
             store=stage.new_store(self.cable),
             worker="w",
             stats=self.stats,
-            on_settled=lambda run: self.settled.append(run.run_id),
+            recent=RecentEnds(config()),
+            on_settled=lambda runs: self.settled.extend(run.run_id for run in runs),
         )
         self.bodies = trio.CancelScope()
 

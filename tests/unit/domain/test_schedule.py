@@ -211,6 +211,14 @@ def test_a_number_too_large_is_answered_with_the_bounds_of_its_field(expression:
     assert str(caught.value) == f"cron {expression!r}, {said}"
 
 
+@pytest.mark.parametrize("expression", ["0-59-59 * * * *", "0 0 7-7-7 * *", "0 0 * * 7-7-7"])
+def test_what_is_wrong_with_a_field_is_not_the_largest_number_that_it_knows(expression: str) -> None:
+    """Something else is: it is not called too large."""
+    with pytest.raises(InvalidSchedule) as caught:
+        Schedule.parse(expression, "UTC")
+    assert "too large" not in str(caught.value)
+
+
 @given(st.text(alphabet="0123456789*/,-#LWHRlw? @jansu", max_size=30))
 def test_any_text_gives_a_schedule_or_a_typed_error(text: str) -> None:
     """No input reaches the user as somebody else's exception, and what is accepted can fire."""

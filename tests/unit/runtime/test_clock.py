@@ -87,3 +87,15 @@ async def test_default_environment_is_the_real_world() -> None:
     assert abs(environment.clock.wall() - time.time()) < 10
     assert len({environment.new_id() for _ in range(1000)}) == 1000
     assert 0.0 <= environment.random.random() < 1.0
+
+
+async def test_the_highest_time_of_redis_never_falls_behind(autojump_clock: MockClock) -> None:
+    """Also when its clock steps back, or a server takes over whose clock is behind: fences are to grow beyond it."""
+    clock = virtual_clock(1_000.0)
+    assert clock.highest_redis_ms() == 1_000_000
+    clock.saw_redis_ms(900_000, sent=0, received=0)
+    assert clock.highest_redis_ms() == clock.redis_ms() == 900_000
+    clock.saw_redis_ms(905_000, sent=0, received=0)
+    clock.saw_redis_ms(890_000, sent=0, received=0)
+    await trio.sleep(2)
+    assert (clock.redis_ms(), clock.highest_redis_ms()) == (892_000, 907_000)

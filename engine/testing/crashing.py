@@ -1,11 +1,4 @@
-"""For tests of a user's own that need a failing part: what the application does while an actor of the engine is down.
-
-    from engine.testing import crash
-
-    crash("scheduling.leader")
-
-Nothing here is for production.
-"""
+"""An actor of the engine that fails on request: what an application does while it is down."""
 
 from __future__ import annotations
 
