@@ -247,8 +247,8 @@ class Consumer(Actor[ConsumerInbox]):
             return
         with trio.move_on_after(PAUSE_S):  # of a run that this worker has just handed back, Redis knows before it does
             await self._in_flight.wait_until(lambda: not any(self._in_flight.ends(one.run_id) for one in entries))
-        room, tasks = self._in_flight.room, self._tasks
-        known: list[Entry] = []
+        room, tasks = self._in_flight.room, self._tasks  # a task may go while Redis answers
+        known: list[tuple[Entry, Task]] = []
         unknown: list[Entry] = []
         excess: list[Entry] = []
         crowded: list[Entry] = []
@@ -257,8 +257,10 @@ class Consumer(Actor[ConsumerInbox]):
                 crowded.append(entry)
             elif len(known) + len(unknown) >= room:
                 excess.append(entry)
+            elif (task := tasks.get(entry.task_id)) is None:
+                unknown.append(entry)
             else:
-                (known if entry.task_id in tasks else unknown).append(entry)
+                known.append((entry, task))
         if excess:
             await self._store.runs.release(excess)
         if crowded:
@@ -283,7 +285,7 @@ class Consumer(Actor[ConsumerInbox]):
                 case _:
                     assert_never(reply)
 
-    async def _claim(self, entries: list[Entry]) -> None:
+    async def _claim(self, known: list[tuple[Entry, Task]]) -> None:
         """Claim, and start what is granted, unless the answer took so long that the lease may have ended by now.
 
         Repeated until Redis answers. From a drain on it is not: what was read is released, and what may have been
@@ -292,7 +294,7 @@ class Consumer(Actor[ConsumerInbox]):
         Raises:
             RedisUnavailable: this worker drains, and it is not known what Redis has granted.
         """
-        token, tasks = self.context.new_id(), self._tasks  # a task may go while Redis answers
+        token, entries = self.context.new_id(), [entry for entry, _ in known]
         lease_s, clock, transport = self._config.run_lease_s, self.context.clock, self._store.transport
         while True:
             asked_s = clock.monotonic()  # anew each time: what is asked for again holds a whole lease again
@@ -307,8 +309,8 @@ class Consumer(Actor[ConsumerInbox]):
                 if self._intake.closed:
                     raise
         late = clock.monotonic() - asked_s >= lease_s * SAFE_SHARE
-        for entry, reply in zip(entries, replies, strict=True):
-            self._start(entry, reply, tasks[entry.task_id], token, late=late)
+        for (entry, task), reply in zip(known, replies, strict=True):
+            self._start(entry, reply, task, token, late=late)
 
     def _start(self, entry: Entry, reply: ClaimReply, task: Task, token: str, *, late: bool) -> None:
         match reply:

@@ -9,7 +9,7 @@ from actors.agenda import priority
 from actors.running import Stop
 from engine.domain.policy import overlap_of
 from engine.store.retelling import Adoption, Retried
-from engine.store.runs import Completion, Failure, Fenced, Gone, Waiting
+from engine.store.runs import Completion, Failure, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -42,12 +42,12 @@ class RecentEnds:
         self._ends: deque[tuple[float, bool, Ended]] = deque(maxlen=MOST)
         """When, whether Redis refused it, and what it was."""
 
-    def note(self, running: Running, report: Report, reply: Reply, *, now_s: float) -> None:
+    def note(self, running: Running, report: Report, reply: Reply, *, refused: bool, now_s: float) -> None:
         """Redis was told, and answered so. A run that was handed back, or lost, is nobody's."""
         end = _end(running, report, reply)
         if end is not None:
             ended = (running.claimed, running.task.definition, running.hold, end)
-            self._ends.append((now_s, isinstance(reply, Gone | Fenced), ended))
+            self._ends.append((now_s, refused, ended))
         while self._ends and self._ends[0][0] < now_s - RECENT_S:
             self._ends.popleft()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeAlias, assert_never, final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never, final
 
 import trio
 
@@ -14,7 +15,7 @@ from engine.store.runs import Completion, Failure, Fenced, Gone, Hold, Waiting
 from engine.store.session import Broken, Done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from actors.ending import Report
     from actors.memory import RecentEnds
@@ -29,6 +30,18 @@ LAST_WORDS_S = 2.0
 """How long ends may still be told when the last body has ended."""
 
 Reply: TypeAlias = Done | Waiting | Gone | Fenced | Broken
+
+
+@final
+@dataclass(slots=True, eq=False)
+class _End:
+    """How a run ended, until Redis knows."""
+
+    running: Running
+    report: Report
+    duration_s: float
+    told_before: bool = False
+    """Redis may know already: that the run is gone is then no refusal."""
 
 
 @final
@@ -50,14 +63,14 @@ class Settlement:
     ) -> None:
         self._store, self._worker, self._stats, self._on_settled = store, worker, stats, on_settled
         self._recent = recent
-        self._waiting: list[tuple[Running, Report, float]] = []
+        self._waiting: list[_End] = []
         self._filled = trio.Event()
         self._closed = False
         self._scope = trio.CancelScope(shield=True)
 
     def add(self, running: Running, report: Report, duration_s: float) -> None:
         """This is how it ended."""
-        self._waiting.append((running, report, duration_s))
+        self._waiting.append(_End(running, report, duration_s))
         self._filled.set()
 
     async def abandon(self, end: Completion) -> None:
@@ -82,62 +95,71 @@ class Settlement:
         self._scope.deadline = trio.current_time() + LAST_WORDS_S
 
     async def _settle(self) -> None:
-        repeated = False
         while self._waiting:
             batch, history = list(self._waiting), self._store.history
             await history.certainty()
             told = history.told
             try:
-                replies = await self._tell([report for _, report, _ in batch])
+                replies = await self._tell([end.report for end in batch])
             except RedisUnavailable:
-                repeated = True
+                for end in batch:
+                    end.told_before = True
                 await trio.sleep(PAUSE_S)
                 await self._store.transport.wait_up()
                 continue
             self._waiting = self._waiting[len(batch) :]
             if history.in_doubt or history.told != told:
-                # Told in the midst of it: who seemed not to hold his run may just have been forgotten.
-                doubted = [i for i, reply in enumerate(replies) if isinstance(reply, Gone | Fenced)]
-                self._waiting = [batch[i] for i in doubted if batch[i][1] is not None] + self._waiting
-                certain = [i for i in range(len(batch)) if i not in doubted or batch[i][1] is None]
-                batch, replies = [batch[i] for i in certain], [replies[i] for i in certain]
-            ends, now_s = [], trio.current_time()
-            for (running, report, duration_s), reply in zip(batch, replies, strict=True):
-                outcome = _outcome(running, report, reply, repeated=repeated)
-                ends.append(RunEnd(running.run_id, outcome, duration_s))
-                self._recent.note(running, report, reply, now_s=now_s)
-            self._on_settled([running for running, _, _ in batch])
-            self._stats.tell(RunsEnded(tuple(ends)))
+                batch, replies = self._put_back_doubted(batch, replies)
+            self._note(batch, replies)
+
+    def _put_back_doubted(self, batch: list[_End], replies: list[Reply]) -> tuple[list[_End], list[Reply]]:
+        """Redis was told in the midst of it what it had forgotten: that, or these ends. They are told again.
+
+        Who seemed not to hold his run may just have been forgotten, and what was accepted may be lost by now.
+        """
+        doubted = [end for end in batch if end.report is not None]
+        for end, reply in zip(batch, replies, strict=True):
+            if isinstance(reply, Done | Waiting):
+                end.told_before = True
+        self._waiting = doubted + self._waiting
+        certain = [i for i, end in enumerate(batch) if end.report is None]
+        return [batch[i] for i in certain], [replies[i] for i in certain]
+
+    def _note(self, batch: list[_End], replies: list[Reply]) -> None:
+        ends, now_s = [], trio.current_time()
+        for end, reply in zip(batch, replies, strict=True):
+            refused = isinstance(reply, Fenced) or (isinstance(reply, Gone) and not end.told_before)
+            ends.append(RunEnd(end.running.run_id, _outcome(end, reply, refused=refused), end.duration_s))
+            self._recent.note(end.running, end.report, reply, refused=refused, now_s=now_s)
+        self._on_settled([end.running for end in batch])
+        self._stats.tell(RunsEnded(tuple(ends)))
 
     async def _tell(self, reports: list[Report]) -> list[Reply]:
         """One call for each kind of end; the replies in the order of the reports."""
-        replies: dict[int, Reply] = {}
-
-        def of(kind: type[Completion | Failure | Hold]) -> list[int]:
-            return [i for i, report in enumerate(reports) if isinstance(report, kind)]
-
-        completions, failures, holds = of(Completion), of(Failure), of(Hold)
+        replies: list[Reply] = [Gone()] * len(reports)
         runs, worker = self._store.runs, self._worker
-        if completions:
-            done = [d for d in reports if isinstance(d, Completion)]
-            replies.update(zip(completions, await runs.complete(worker, done), strict=True))
-        if failures:
-            failed = [d for d in reports if isinstance(d, Failure)]
-            replies.update(zip(failures, await runs.fail(worker, failed), strict=True))
-        if holds:
-            back = [d for d in reports if isinstance(d, Hold)]
-            replies.update(zip(holds, await runs.hand_back(worker, back), strict=True))
-        return [replies.get(i, Gone()) for i in range(len(reports))]
+        kinds: tuple[tuple[type, Callable[[str, list[Any]], Awaitable[Sequence[Reply]]]], ...] = (
+            (Completion, runs.complete),
+            (Failure, runs.fail),
+            (Hold, runs.hand_back),
+        )
+        for kind, tell in kinds:
+            places = [i for i, report in enumerate(reports) if type(report) is kind]
+            if places:
+                for i, reply in zip(places, await tell(worker, [reports[i] for i in places]), strict=True):
+                    replies[i] = reply
+        return replies
 
 
-def _outcome(running: Running, report: Report, reply: Reply, *, repeated: bool) -> str:
+def _outcome(end: _End, reply: Reply, *, refused: bool) -> str:
+    running, report = end.running, end.report
     match reply:
         case _ if report is None:
             return "lost"
         case Fenced():
             log.warning("Run %s was lost to another worker; how it ended here is not recorded", running.run_id)
             return "refused"
-        case Gone() if not repeated:
+        case Gone() if refused:
             log.warning("Run %s has ended elsewhere; how it ended here is not recorded", running.run_id)
             return "refused"
         case Broken(why):

@@ -14,6 +14,7 @@ from engine.store.operations import Accepted, Trigger
 from engine.store.retelling import Retried, Tables, Told
 from engine.store.runs import Completion, Failure, Hold
 from engine.store.session import Deposed, Done
+from engine.store.store import Store
 from tests.store.scenario import LEASE_MS, OTHER, TASK, Stage, completion, expect
 from tests.store.transitions import adoption, begun
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.store.retelling import Adopted, Adoption
-    from engine.store.store import Store
 
 
 async def enter(store: Store, server: str, new: str, told: str = "", *, lease_ms: int = LEASE_MS) -> tuple[str, str]:
@@ -313,6 +313,29 @@ async def test_an_end_that_was_forgotten_is_told_with_its_verdict(stage: Stage) 
     assert await stage.verdicts() == [("ran", ""), ("failed", "raised")]
     assert await stage.live() == {}
     assert await stage.in_stream() == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_an_end_whose_verdict_was_trimmed_is_not_told_again(stage: Stage, *, lost: bool) -> None:
+    """A full ledger says that the run has ended, if it was written before anything was forgotten."""
+    held = await stage.running()
+    await stage.store.runs.complete("A", [completion(held)])
+    store, oldest = Store.over(stage.store.transport, prefix="test", ledger_length=3), int(held.fence) + 1
+    if not lost:
+        await stage.redis.delete(ledger := stage.store.keys.ledger(TASK))
+        for later in range(3):
+            await stage.redis.xadd(ledger, {"verdict": "ran", "reason": "", "run": "later"}, id=f"{oldest + later}-0")
+    await begun(stage)
+    if lost:
+        await stage.redis.delete(stage.store.keys.ledger(TASK))
+    told = [
+        replace(memory(stage, held), end=Completion(held, "ran", "", "{}")),
+        replace(memory(stage, held), end=Retried(oldest + 60_000, "{}")),
+    ]
+    for end in told:
+        replies = await store.retelling.adopt("A", [end], lease_ms=LEASE_MS, tables=Tables(0))
+        assert replies == (["told"] if lost and end is told[0] else ["ended"])
+    assert len(await stage.verdicts()) == (1 if lost else 3)
 
 
 async def test_a_failure_that_was_forgotten_waits_for_its_retry(stage: Stage) -> None:

@@ -10,7 +10,7 @@
 --   failure that is tried again, or a verdict), reason, line of the story, due ms of the retry or '', what it remembers of the
 --   task in dynamic ('1' a definition, a mark, or '' nothing)
 -- reply: for each item 'kept' (nothing was forgotten), 'told' (it was, and is there again), 'newer' (somebody had the run
---   after this worker), 'ended' (the ledger has a verdict of it, or its task was removed) or {'broken', why}
+--   after this worker), 'ended' (the ledger has or had a verdict of it, or its task was removed) or {'broken', why}
 -- Repeatable: what was told is kept. Never takes a run from a greater fence. Freeing first: gets through when memory is full.
 local ITEM = 15
 local worker, expiry, RETOLD, PASSED, DYNAMIC = ARGV[2], NOW + ARGV[3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
@@ -35,6 +35,16 @@ local function has_verdict(ledger, id, claimed_at)
     judged[ledger] = known
   end
   return known[id]
+end
+
+-- Can the verdict have been trimmed? A full ledger whose oldest entry is younger than the claim, and older than this
+-- history, says that Redis has forgotten nothing of that run: its record is gone because it ended.
+local began = tonumber(redis.call('HGET', GENERATION, 'began') or 0) or 0
+local function trimmed(ledger, claimed_at)
+  if redis.call('XLEN', ledger) < LEDGER_LENGTH - 1 then return false end -- less one where two entries were joined
+  local oldest = redis.call('XRANGE', ledger, '-', '+', 'COUNT', 1)[1]
+  local at = oldest and tonumber(string.match(oldest[1], '^%d+'))
+  return at and at > claimed_at and at < began
 end
 
 -- Has the task gone since it was as this worker remembers it? One that is being removed has not: what it has is ended later.
@@ -63,7 +73,8 @@ local replies = each((#ARGV - 4) / ITEM, function(i)
     else
       forgotten = true
     end
-  elseif removed(task, ARGV[at + 14]) or has_verdict(run.ledger, id, math.max(0, math.min(fence, NOW) - 600000)) then
+  elseif removed(task, ARGV[at + 14]) or has_verdict(run.ledger, id, math.max(0, math.min(fence, NOW) - 600000))
+      or ending ~= '' and trimmed(run.ledger, tonumber(fence)) then
     return 'ended'
   end
   if forgotten then

@@ -21,7 +21,7 @@ from engine.store.script import Script
 from engine.store.transport import Lane
 from tests.unit.actors.stage import noting
 from tests.unit.actors.test_dynamic_tasks import EVERY_MINUTE, Process, all_starts
-from tests.unit.actors.wires import LosesReplies
+from tests.unit.actors.wires import DelaysReplies, LosesReplies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,6 +206,35 @@ async def test_a_task_removed_while_the_answer_to_a_claim_is_lost_crashes_nobody
     assert lossy.lost == 1
     await one.group.remove_task("x")
     await stage.until(70)
+    crashes, executing.crashes = [str(crash.error) for crash in executing.crashes], []
+    assert crashes == []
+    assert two.starts == []
+    assert await stage.store.runs.live("g/x") == {}
+
+
+async def test_a_task_removed_between_the_reading_and_the_claim_of_its_run_crashes_nobody(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """What was read with it is put aside first, which takes its time."""
+    one, two = Process(), Process()
+
+    @one.group.add_task(EVERY_MINUTE, name="elsewhere")
+    async def elsewhere() -> None:
+        """Known to one process only."""
+
+    await stage.worker(one.group, concurrent_tasks=0)
+    await stage.until(5)
+    executing = await stage.worker(two.group, concurrent_tasks=10)
+    await stage.until(10)
+    await one.group.create_task("note", EVERY_MINUTE, name="x")
+    await stage.until(20)
+    executing.cable.cut()
+    await stage.until(61)
+    DelaysReplies(executing.cable, "defer", 5)
+    executing.cable.join()
+    await stage.until(63)
+    await one.group.remove_task("x")
+    await stage.until(75)
     crashes, executing.crashes = [str(crash.error) for crash in executing.crashes], []
     assert crashes == []
     assert two.starts == []

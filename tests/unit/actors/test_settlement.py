@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from actors.memory import RecentEnds
+from actors.memory import RecentEnds, adoptions
 from actors.messages import RunsEnded
 from actors.settlement import Settlement
 from engine.runtime import Mailbox
+from engine.store.retelling import Tables
 from engine.store.runs import Claimed, Completion, Failure, Hold
 from tests.unit.actors.stage import Cable, Publisher, config, mail
 from tests.unit.actors.test_ending import running
+from tests.unit.actors.wires import DelaysReplies
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from actors.running import Running
+    from engine.store.retelling import Adoption
     from tests.unit.actors.stage import Stage
 
 
@@ -30,11 +33,13 @@ class Ledgerman:
         self.stage, self.cable = stage, Cable(stage.server)
         self.stats = Mailbox[Any]("stats")
         self.settled: list[str] = []
+        self.recent = RecentEnds(config())
+        self.store = stage.new_store(self.cable)
         self.settlement = Settlement(
-            store=stage.new_store(self.cable),
+            store=self.store,
             worker="w",
             stats=self.stats,
-            recent=RecentEnds(config()),
+            recent=self.recent,
             on_settled=lambda runs: self.settled.extend(run.run_id for run in runs),
         )
         self.bodies = trio.CancelScope()
@@ -73,6 +78,12 @@ class Ledgerman:
     def outcomes(self) -> list[str]:
         """What Stats was told, in order."""
         return [end.outcome for news in mail(self.stats) if isinstance(news, RunsEnded) for end in news.ends]
+
+
+def adoption_of(run: Running) -> Adoption:
+    """As a worker remembers it that has it in progress."""
+    [found] = adoptions([run], [], exists={run.claimed.task_id}, config=config())
+    return found
 
 
 def ran(run: Running) -> Completion:
@@ -133,6 +144,27 @@ async def test_a_run_that_is_gone_on_a_repeat_was_settled_before(
     await stage.until(2)
     assert ledgerman.outcomes() == ["ran"]
     assert await stage.verdicts("g/t") == [("ran", "")]
+    told_later = ledgerman.recent.remembered(now_s=trio.current_time(), sure_until_s=trio.current_time() + 1)
+    assert [end.hold for end in told_later] == [run.hold]
+
+
+async def test_an_end_that_was_accepted_while_redis_forgot_is_told_again(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """The answer was on its way for so long that the run was told of anew, as one in progress."""
+    [run] = await ledgerman.claim(publisher)
+    DelaysReplies(ledgerman.cable, "complete", 5)
+    ledgerman.settlement.add(run, ran(run), 1)
+    await stage.until(1)
+    await stage.redis.delete(ledgerman.store.keys.ledger("g/t"))
+    ledgerman.store.history.saw("another")
+    told = adoption_of(run)
+    assert await stage.store.retelling.adopt("w", [told], lease_ms=9_000, tables=Tables(0)) == ["told"]
+    ledgerman.store.history.told = "another"
+    await stage.until(20)
+    assert ledgerman.outcomes() == ["ran"]
+    assert await stage.verdicts("g/t") == [("ran", "")]
+    assert await stage.store.runs.live("g/t") == {}
 
 
 async def test_a_run_that_is_gone_at_once_was_refused(
