@@ -26,7 +26,7 @@ from actors.messages import (
 from actors.outage import PAUSE_S, insist
 from actors.reading import Reading
 from actors.timer import Timer
-from engine.domain.catalog import pages
+from engine.domain.catalog import digest, pages
 from engine.domain.dynamic import Made, Redeclared, Removed, task_of_change
 from engine.errors import KeyMalformed, RedisUnavailable
 from engine.runtime import Actor
@@ -104,6 +104,13 @@ class Catalog(Actor[CatalogInbox]):
         self._at_odds: set[str] = set()
         """Dynamic tasks that are declared otherwise elsewhere, of which the log was told."""
 
+        self._extras_in_turn = trio.Lock()
+        self._as_of: dict[str, int] = {}
+        """Of what is declared anew after it was removed: the version of the catalog at the first try.
+
+        So a repeat brings back nothing that was removed since.
+        """
+
     async def started(self) -> None:
         """Declare, listen, and send what was asked for."""
         self._again = Timer[CatalogInbox](self.context, Refresh(None))
@@ -145,26 +152,31 @@ class Catalog(Actor[CatalogInbox]):
         code, store = self._declared.code, self._store
         texts = pages(code.definitions, code.functions)
         await insist(store.transport, lambda: store.catalog.declare(self._digest, texts))
-        await self._declare_extras()
+        await insist(store.transport, partial(self._declare_extras, in_any_case=True))
         self._declaring = False
         await self.context.mailbox.send(Refresh(None))
 
-    async def _declare_extras(self, *, readmit: Sequence[str] = ()) -> None:
-        """Dynamic tasks that are kept nowhere; with those that are declared anew after they were removed."""
-        before, extras, store = self._declared.extras_digest, self._declared.take_extras(), self._store
-        if not extras.definitions or (self._declared.extras_digest == before and not readmit and not self._declaring):
-            return
-        as_of = await insist(store.transport, store.catalog.version)  # a repeat brings back nothing removed since
-        declare = partial(
-            store.catalog.declare,
-            self._declared.extras_digest,
-            pages(extras.definitions, ()),
-            readmit=readmit,
-            as_of=as_of,
-            replaces=before,
-            worker=self._identity.key,
-        )
-        await insist(store.transport, declare)
+    async def _declare_extras(
+        self, *, in_any_case: bool = False, readmit: Sequence[str] = (), as_of: int | None = None
+    ) -> None:
+        """Dynamic tasks that are kept nowhere; with those that are declared anew after they were removed.
+
+        Raises:
+            RedisUnavailable: repeat it, with the same ``as_of``.
+        """
+        async with self._extras_in_turn:
+            extras, before = self._declared.extras(), self._declared.extras_digest
+            wanted = digest(extras.definitions, ()) if extras.definitions else ""
+            if wanted and (wanted != before or readmit or in_any_case):
+                await self._store.catalog.declare(
+                    wanted,
+                    pages(extras.definitions, ()),
+                    readmit=readmit,
+                    as_of=as_of,
+                    replaces=before,
+                    worker=self._identity.key,
+                )
+            self._declared.extras_digest = wanted
 
     async def _send_changes(self) -> None:
         """What was asked for without waiting: in order for each task, and as far as Redis takes it.
@@ -179,28 +191,36 @@ class Catalog(Actor[CatalogInbox]):
                 if task_id in held_up:
                     continue
                 try:
-                    await self._carry_out(posted)
+                    await self._send_change(posted)
                 except RedisUnavailable:
                     held_up.add(task_id)
-                    continue
-                match posted.change:
-                    case Redeclared(task):
-                        await self._declare_extras(readmit=[task.id])
-                    case Removed():
-                        await self._declare_extras()  # it may have been one of them
-                    case Made():
-                        pass
-                    case _:
-                        assert_never(posted.change)
-                self._outbox.done(posted)
+                else:
+                    self._outbox.done(posted)
             if held_up:
                 await trio.sleep(PAUSE_S)
                 await self._store.transport.wait_up()
+
+    async def _send_change(self, posted: Posted) -> None:
+        await self._carry_out(posted)
+        match posted.change:
+            case Redeclared(task):
+                as_of = self._as_of.get(posted.operation_id)
+                if as_of is None:
+                    as_of = self._as_of[posted.operation_id] = await self._store.catalog.version()
+                await self._declare_extras(readmit=[task.id], as_of=as_of)
+                del self._as_of[posted.operation_id]
+            case Removed():
+                await self._declare_extras()  # it may have been one of them
+            case Made():
+                pass
+            case _:
+                assert_never(posted.change)
 
     async def _refresh(self, *, in_any_case: bool) -> None:
         try:
             if not in_any_case and await self._store.catalog.version() == self._version:
                 return  # read since it was asked for
+            extras_before = self._declared.extras_digest
             contents = await self._store.catalog.contents(self._reading.known)
             workers = await self._workers()
         except RedisUnavailable:
@@ -214,10 +234,12 @@ class Catalog(Actor[CatalogInbox]):
         if self._version == -1 and contents.dynamic:
             log.info("Loaded %d dynamic task(s) from Redis", len(contents.dynamic))
         self._version = contents.version
-        ours = {self._digest, self._declared.extras_digest} - {""}
+        ours = {self._digest}
+        if extras_before == self._declared.extras_digest and not self._extras_in_turn.locked():
+            ours |= {extras_before} - {""}  # or one set is just taking the place of the other
         if not ours <= {found.digest for found in contents.sets}:
             # Retired while this worker was cut off, or forgotten by Redis. What was removed by then stays removed.
-            self._declared.undeclare(self._news.withdrawn if self._news is not None else ())
+            self._undeclare_removed()
             self._start_declaring()
             if self._news is not None:
                 return  # it is read again when they are there: until then nothing of theirs is taken for gone
@@ -229,6 +251,12 @@ class Catalog(Actor[CatalogInbox]):
         self._warn_of_strangers(news, workers)
         if not self._declaring:  # until then the others' tasks stand where this process's own will
             self._tell_of_odds(news)
+
+    def _undeclare_removed(self) -> None:
+        """All that was removed by the last news, but for what was declared anew since."""
+        removed = frozenset(self._news.withdrawn if self._news is not None else ())
+        anew = (posted.change for posted in self._outbox.waiting())
+        self._declared.undeclare(removed - {change.task.id for change in anew if isinstance(change, Redeclared)})
 
     async def _workers(self) -> list[Presence]:
         """For a warning alone: where they cannot be read, the catalog is all the same."""

@@ -37,7 +37,7 @@ class Declared:
         )
         self.code_digest = digest(self.code.definitions, self.code.functions)
         self.extras_digest = ""
-        """Of the dynamic ones that were declared last; empty when there were none."""
+        """Of the dynamic ones that Redis is known to have; empty when there are none."""
 
     @property
     def own(self) -> dict[str, Declaration]:
@@ -48,12 +48,6 @@ class Declared:
         """The dynamic ones, as they are now."""
         found = tuple(task.definition for group in self._groups for task in group.declared if task.dynamic)
         return Declaration(definitions=found, functions=())
-
-    def take_extras(self) -> Declaration:
-        """As ``extras``, to be declared now: others hear of this digest from now on."""
-        found = self.extras()
-        self.extras_digest = digest(found.definitions, ()) if found.definitions else ""
-        return found
 
     def undeclare(self, withdrawn: Container[str]) -> None:
         """Declare dynamic tasks no longer that were removed."""

@@ -15,13 +15,11 @@ import trio
 from actors.reading import Reading
 from engine.domain.catalog import merge
 from engine.domain.group import TaskGroup
-from engine.errors import DuplicateTask, RedisUnavailable, TaskDeclarationError
+from engine.errors import DuplicateTask, TaskDeclarationError
 from engine.management import Match
-from engine.store.script import Script
-from engine.store.transport import Lane
 from tests.unit.actors.stage import noting
 from tests.unit.actors.test_dynamic_tasks import EVERY_MINUTE, Process, all_starts
-from tests.unit.actors.wires import DelaysReplies, LosesReplies
+from tests.unit.actors.wires import DelaysReplies, Full, LosesReplies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -509,22 +507,57 @@ async def test_a_removal_gets_through_while_nothing_can_be_made(autojump_clock: 
     worker = await stage.worker(process.group)
     await stage.until(5)
     await process.group.create_task("note", EVERY_MINUTE, name="old")
-    lane, define = worker.cable._inner._lanes[Lane.COMMANDS], Script.load("define")
-
-    class Full:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(lane, name)
-
-        async def request(self, args: tuple[Any, ...], block_s: float) -> Any:
-            if args[0] in {"EVAL", "EVALSHA"} and args[1] in {define.sha, define.text}:
-                raise RedisUnavailable("OOM command not allowed when used memory > 'maxmemory'.")
-            return await lane.request(args, block_s)
-
-    worker.cable._inner._lanes[Lane.COMMANDS] = Full()  # type: ignore[assignment]
+    Full(worker.cable, "define")
     process.group.add_dynamic_task("note", EVERY_MINUTE, name="new")
     process.group.remove_dynamic_task("old")
     await stage.until(30)
     assert dict((await stage.store.catalog.contents()).dynamic) == {}
+
+
+async def test_removals_of_what_is_kept_nowhere_get_through_while_nothing_can_be_declared(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """The set without them waits for memory; what other processes do is heard all the same."""
+    one, two = Process(), Process()
+    for name in ("x", "y", "z"):
+        one.group.add_dynamic_task("note", EVERY_MINUTE, name=name, persist=False)
+    worker = await stage.worker(one.group)
+    await stage.worker(two.group)
+    await stage.until(5)
+    redis = Full(worker.cable, "declare")
+    one.group.remove_dynamic_task("x")
+    one.group.remove_dynamic_task("y")
+    await stage.until(10)
+    await two.group.create_task("note", EVERY_MINUTE, name="new")
+    await stage.until(20)
+    assert sorted(one.names()) == sorted(two.names()) == ["new", "z"]
+    redis.is_full_no_longer()
+    await stage.until(200)
+    assert sorted(one.names()) == sorted(two.names()) == ["new", "z"]
+    assert (await stage.store.catalog.contents()).withdrawn == ()
+
+
+async def test_what_is_declared_anew_is_not_taken_for_removed_while_redis_does_not_take_it(
+    autojump_clock: MockClock, stage: Stage
+) -> None:
+    """The catalog is read in between, which has it as it was removed."""
+    one, two = Process(), Process()
+    for name in ("x", "y"):
+        one.group.add_dynamic_task("note", EVERY_MINUTE, name=name, persist=False)
+    worker = await stage.worker(one.group)
+    await stage.worker(two.group)
+    await stage.until(5)
+    await two.group.remove_task("x")
+    await stage.until(10)
+    redis = Full(worker.cable, "declare")
+    one.group.add_dynamic_task("note", EVERY_MINUTE, {"text": "anew"}, name="x", persist=False)
+    await stage.until(11)
+    await two.group.create_task("note", YEARLY, name="other")
+    await stage.until(20)
+    redis.is_full_no_longer()
+    await stage.until(65)
+    assert sorted(two.names()) == ["other", "x", "y"]
+    assert sorted(text for _, text in all_starts(one, two)) == ["", "anew"]
 
 
 async def test_a_task_that_was_removed_stays_so_when_one_comes_back_that_was_cut_off(

@@ -39,6 +39,28 @@ class _Wire:
         raise NotImplementedError
 
 
+class Full:
+    """In the place of one process's connection: a Redis that has no memory left for these scripts."""
+
+    def __init__(self, cable: Cable, *names: str) -> None:
+        self._lane, scripts = cable._inner._lanes[Lane.COMMANDS], [Script.load(name) for name in names]
+        self._refused = {word for script in scripts for word in (script.sha, script.text)}
+        self._lanes = cable._inner._lanes
+        self._lanes[Lane.COMMANDS] = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lane, name)
+
+    async def request(self, args: tuple[Any, ...], block_s: float) -> Any:
+        if args[0] in {"EVAL", "EVALSHA"} and args[1] in self._refused:
+            raise RedisUnavailable("OOM command not allowed when used memory > 'maxmemory'.")
+        return await self._lane.request(args, block_s)
+
+    def is_full_no_longer(self) -> None:
+        """It takes everything from now on."""
+        self._lanes[Lane.COMMANDS] = self._lane
+
+
 class LosesReplies(_Wire):
     """It never comes; ``then`` is called in its place."""
 
