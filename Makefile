@@ -58,7 +58,7 @@ clean:  ## remove what the other commands made
 
 .venv-peers/.installed: tests/benchmarks/peers/requirements.txt | $(BIN)/python
 	@echo "Installing the systems that Troupe is measured beside into .venv-peers"
-	@$(BIN)/python -c 'import sys; print(sys._base_executable)' | xargs -I{} {} -m venv --clear .venv-peers
+	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" -m venv --clear .venv-peers
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
