@@ -1,8 +1,8 @@
 """One connection to Redis: commands in, replies out, in order; reconnected whenever it is lost.
 
-A sender writes everything queued since its last write, so callers that do not know of each other share one write. A
-receiver hands each reply to the oldest command without one. A watchdog looks at that oldest command alone. A command
-costs no task and no cancel scope.
+A command goes out at once where none is on its way. Else a sender writes everything queued since its last write, so
+callers that do not know of each other share one write. A receiver hands each reply to the oldest command without one. A
+watchdog looks at that oldest command alone. A command costs no task and no cancel scope.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from engine.errors import RedisUnavailable
 from engine.store.call import PENDING, Call, Failed, pack
 from engine.store.dial import DialFailed, log_in, open_stream
 from engine.store.patience import Telling
+from engine.store.pipe import pipe_over
 from engine.store.replies import DROPS_CONNECTION, RECOVERING, Refusals, failure_in, reply_error
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from engine.address import Address
     from engine.store.dial import Exchange
     from engine.store.patience import LinkSettings
+    from engine.store.pipe import Pipe
     from engine.store.slow_replies import SlowReplies
     from engine.store.topology import Topology
 
 logger = logging.getLogger("fastapi.task-manager.link")
 
-_RECEIVE_BYTES: Final = 65536
 _GRACE_S: Final = 0.05
 """Time for replies that arrived while this process was itself stopped, before their connection is given up."""
 
@@ -93,6 +94,8 @@ class Connection:
         self._waiting: deque[Call] = deque()
         self._newest: Call | None = None
         self._idle_sender: Task | None = None
+        self._pipe: Pipe | None = None
+        self._unsent = b""  # of a command in _waiting
         self._scope: trio.CancelScope | None = None
         self._lost: tuple[str, BaseException | None] | None = None
         self._refusals = Refusals()
@@ -107,6 +110,7 @@ class Connection:
             redis.exceptions.ResponseError: Redis refused it.
             redis.exceptions.DataError: an argument that is neither text, bytes nor number.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # or it would be sent all the same
         reply = await self._outcome(self._enqueue(pack(args), block_s, 1))
         if type(reply) is Failed:
             raise reply.error
@@ -117,6 +121,7 @@ class Connection:
 
         ``block_s`` is how long they block together. Raises as `request` does, where there is no answer to all of them.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         call = self._enqueue(b"".join([pack(args) for args in commands]), block_s, len(commands))
         last = await self._outcome(call)
         if len(call.earlier) + 1 < call.count:
@@ -133,11 +138,31 @@ class Connection:
             # Behind one that blocks for longer: our turn begins when that one ends.
             deadline_s = max(deadline_s, newest.deadline_s + block_s)
         call = self._newest = Call(packed, current_task(), now_s, block_s, deadline_s, count=count)
-        self._queue[call] = None
-        if self._idle_sender is not None:
+        if self._waiting or self._queue or self._pipe is None:
+            self._queue[call] = None
+        else:
+            self._send_at_once(call, self._pipe)
+        if (self._queue or self._unsent) and self._idle_sender is not None:
             reschedule(self._idle_sender)
             self._idle_sender = None
         return call
+
+    def _send_at_once(self, call: Call, pipe: Pipe) -> None:
+        try:
+            sent = pipe.write(call.packed)
+        except trio.BrokenResourceError as error:
+            self.drop("the connection broke", error)
+            sent = 0
+        if not sent:
+            self._queue[call] = None
+            return
+        self._unsent = call.packed[sent:]
+        self._note_sent([call], len(call.packed))
+
+    def _note_sent(self, calls: Collection[Call], size_bytes: int) -> None:
+        self._waiting.extend(calls)
+        self.commands_sent += sum([call.count for call in calls])
+        self.bytes_sent += size_bytes
 
     async def _outcome(self, call: Call) -> Any:
         """The last reply, an error as `Failed`."""
@@ -279,16 +304,16 @@ class Connection:
 
     async def _serve(self, stream: trio.abc.Stream, client_id: int) -> str:
         """Carry commands until the connection is lost; returns why it was."""
-        self._lost = None
+        self._lost, self._unsent, pipe = None, b"", pipe_over(stream)
         self.connects += 1
         self.client_id, self.up_since_s = client_id, trio.current_time()
         self._renew_deadlines()
         self._on_change()
         try:
             async with trio.open_nursery() as nursery:
-                self._scope = nursery.cancel_scope
-                nursery.start_soon(self._send, stream)
-                nursery.start_soon(self._receive, stream)
+                self._scope, self._pipe = nursery.cancel_scope, pipe
+                nursery.start_soon(self._send, pipe)
+                nursery.start_soon(self._receive, pipe)
         finally:
             reason = self._come_down()
             await trio.aclose_forcefully(stream)
@@ -296,7 +321,7 @@ class Connection:
 
     def _come_down(self) -> str:
         """Fail what was sent and not answered; returns why the connection ended."""
-        self._scope = self.client_id = self.up_since_s = None
+        self._scope = self._pipe = self.client_id = self.up_since_s = None
         if self._lost is None:
             reason, cause = _CLOSED, None
         else:
@@ -318,7 +343,7 @@ class Connection:
     def drop(self, reason: str, cause: BaseException | None = None) -> None:
         """Give up this connection. What was sent and not answered fails; what is only queued waits for the next."""
         if self._scope is not None and self._lost is None:
-            self._lost = reason, cause
+            self._lost, self._pipe = (reason, cause), None
             self._scope.cancel()
 
     def _fail(self, calls: Collection[Call], reason: str, cause: BaseException | None) -> None:
@@ -329,29 +354,27 @@ class Connection:
 
     # The tasks of a connection
 
-    async def _send(self, stream: trio.abc.Stream) -> None:
+    async def _send(self, pipe: Pipe) -> None:
         def stop_waiting(_raise_cancel: object) -> Abort:
             self._idle_sender = None
             return Abort.SUCCEEDED
 
         try:
             while True:
-                if not self._queue:
+                if not self._queue and not self._unsent:
                     self._idle_sender = current_task()
                     await wait_task_rescheduled(stop_waiting)
                     continue
                 # One cancelled in this very turn of the loop may not have left the queue yet.
                 batch = [call for call in self._queue if call.task is not None]
-                self._queue = {}
-                self._waiting.extend(batch)
+                self._queue, rest, self._unsent = {}, self._unsent, b""
                 data = b"".join([call.packed for call in batch])
-                self.commands_sent += sum([call.count for call in batch])
-                self.bytes_sent += len(data)
-                await stream.send_all(data)
+                self._note_sent(batch, len(data))
+                await pipe.send_all(rest + data)
         except trio.BrokenResourceError as error:
             self.drop("the connection broke", error)
 
-    async def _receive(self, stream: trio.abc.Stream) -> None:
+    async def _receive(self, pipe: Pipe) -> None:
         errors: list[Exception] = []
 
         def note_error(text: str) -> Exception:
@@ -363,7 +386,7 @@ class Connection:
         )
         waiting = self._waiting
         try:
-            while data := await stream.receive_some(_RECEIVE_BYTES):
+            while data := await pipe.receive():
                 self.bytes_received += len(data)
                 reader.feed(data)  # type: ignore[arg-type] # its stub forgets bytearray
                 self._note_duration()

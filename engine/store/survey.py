@@ -100,7 +100,7 @@ async def stories(session: Session, task_id: str) -> list[LiveStory]:
 
 
 async def _at_once(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """Make all calls in one turn of the loop, so that they share one write; their replies, in order.
+    """Make all calls in one turn of the loop, so that they leave together; their replies, in order.
 
     Raises what one of them raised, when all have been answered.
     """

@@ -108,6 +108,40 @@ async def test_a_value_of_five_megabytes_goes_there_and_back(link: Link) -> None
     assert link.statistics().bytes_received > len(big)
 
 
+async def test_what_does_not_fit_into_the_socket_is_sent_before_what_comes_next(link: Link) -> None:
+    """The first write takes a part of the command, and others wait behind the rest."""
+    big = "x" * 8_000_000
+    replies: dict[int, object] = {}
+
+    async def ask(number: int, *command: str) -> None:
+        replies[number] = await link.commands.execute_command(*command)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, 0, "SET", "key", big)
+        await trio.lowlevel.checkpoint()
+        for number in range(1, 20):
+            nursery.start_soon(ask, number, "STRLEN", "key")
+    assert replies == {0: True, **dict.fromkeys(range(1, 20), len(big))}
+    assert link.statistics().drops == 0
+
+
+async def test_a_command_takes_two_turns_of_the_loop(link: Link) -> None:
+    """It is sent in the turn in which it is asked for. Its reply is one turn, and whoever waits goes on in another."""
+    turns = 0
+
+    class Turns(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            nonlocal turns
+            turns += 1
+
+    instrument = Turns()
+    trio.lowlevel.add_instrument(instrument)
+    for _ in range(200):
+        await link.commands.ping()
+    trio.lowlevel.remove_instrument(instrument)
+    assert turns < 2.5 * 200
+
+
 async def test_arguments_of_other_kinds_are_packed_or_refused(link: Link) -> None:
     """Any bytes-like value goes; what is no value is refused before it is sent, and names the kind."""
     await link.commands.set("key", memoryview(b"view"))
