@@ -26,6 +26,7 @@ from integrations.fastapi.stall import Pulse, watch_pulse
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from anyio import TaskHandle
     from anyio.abc import TaskGroup
 
 __all__ = ["Bridge"]
@@ -60,7 +61,9 @@ class _Call:
     cancelled: bool = False
     """The body has ended because of that."""
 
-    scope: anyio.CancelScope | None = None
+    handle: TaskHandle[None] | None = None
+    """Of its task on the host's side."""
+
     error: BaseException | None = None
 
 
@@ -322,19 +325,16 @@ class Bridge:
             match item:
                 case _Call():
                     if item.begun:
-                        bodies.start_soon(self._body, item, stops, name=item.run.run_id)
+                        item.handle = bodies.start_soon(self._body, item, stops, name=item.run.run_id)
                 case _Stop():
                     item.call.stopped = True
-                    if item.call.scope is not None:
-                        item.call.scope.cancel()
+                    if item.call.handle is not None:
+                        item.call.handle.cancel()
                 case Pulse():
                     self._send_to_engine(item)
 
     async def _body(self, call: _Call, stops: Callable[[], bool]) -> None:
-        with anyio.CancelScope() as scope, call.run.entered():
-            call.scope = scope
-            if call.stopped:
-                scope.cancel()
+        with call.run.entered():
             try:
                 await call.function()
             except GeneratorExit:  # thrown away with a loop that was closed; there is nothing to ask any more
@@ -352,19 +352,15 @@ class Bridge:
                 if cancelled:
                     raise
             finally:
-                call.scope = None
-                self._end(call)
+                self._send_to_engine(call, if_going=True)
 
-    def _end(self, call: _Call) -> None:
+    def _send_to_engine(self, item: _ToEngine, *, if_going: bool = False) -> bool:
+        """False: the engine's thread has ended. ``if_going``: a call that ended, unless it was given up before."""
         with self._lock:
-            if call not in self._going:
-                return  # it was given up before
-            self._going.remove(call)
-        self._send_to_engine(call)
-
-    def _send_to_engine(self, item: _ToEngine) -> bool:
-        """False: the engine's thread has ended."""
-        with self._lock:
+            if if_going:
+                if item not in self._going:
+                    return True
+                self._going.remove(item)
             if self._engine_gone:
                 return False
             self._to_engine.append(item)
