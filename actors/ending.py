@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from json.encoder import encode_basestring_ascii as quoted
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from actors.running import Returned, Stop, Stopped, TimedOut
 from engine.domain.retry import GiveUp, RetryPolicy, after_failure
@@ -12,8 +12,6 @@ from engine.domain.run import Reason, Verdict
 from engine.store.runs import Completion, Failure, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from actors.running import BodyEnd, Running
     from engine.config import Config
     from engine.domain.task import Definition
@@ -21,41 +19,53 @@ if TYPE_CHECKING:
 Report: TypeAlias = Completion | Failure | Hold | None
 """What Redis is told: a hold alone is a hand-back, None is nothing."""
 
+_RAN: Final = Verdict.RAN.value
+
 MAX_ERROR_CHARS = 500
 """What the ledger keeps of an error."""
 
 
 def report(running: Running, end: BodyEnd, config: Config, *, worker: str, duration_s: float, now_ms: int) -> Report:
     """Decide what Redis is told. ``now_ms`` is Redis time at the end of the body."""
-
-    def story(outcome: str, error: str = "") -> str:
-        facts = (
-            f'{{"attempt": {running.claimed.attempt}, "worker": {quoted(worker)}, "started_ms": {running.started_ms}'
-        )
-        return (
-            f'{facts}, "duration_s": {round(duration_s, 6)}, "outcome": {quoted(outcome)}, "error": {quoted(error)}}}'
-        )
-
-    def complete(verdict: Verdict, reason: Reason | None = None, error: str = "") -> Completion:
-        why = reason.value if reason else ""
-        return Completion(running.hold, verdict.value, why, story(why or verdict.value, error))
-
+    attempt = _Attempt(running, worker, duration_s)
     match end:
         case Returned(None):
-            return complete(Verdict.RAN)
+            return Completion(running.hold, _RAN, "", attempt.story(_RAN))
         case TimedOut():
-            return complete(Verdict.FAILED, Reason.TIMED_OUT, f"not done after {running.timeout_s:g} s")
+            return attempt.failed(Reason.TIMED_OUT, f"not done after {running.timeout_s:g} s")
         case Stopped():
             if running.stop is Stop.LOST:
                 return None
-            return complete(Verdict.FAILED, Reason.CANCELLED) if running.stop is Stop.CANCELLED else running.hold
+            return attempt.failed(Reason.CANCELLED) if running.stop is Stop.CANCELLED else running.hold
         case Returned(error):
-            return _after_error(running, config, story, describe(error), now_ms)
+            return _after_error(attempt, config, describe(error), now_ms)
 
 
-def _after_error(
-    running: Running, config: Config, story: Callable[[str, str], str], error: str, now_ms: int
-) -> Completion | Failure:
+@final
+class _Attempt:
+    """What is told about an attempt, however it ended."""
+
+    __slots__ = ("_duration_s", "_worker", "running")
+
+    def __init__(self, running: Running, worker: str, duration_s: float) -> None:
+        self.running, self._worker, self._duration_s = running, worker, duration_s
+
+    def story(self, outcome: str, error: str = "") -> str:
+        """One line of JSON."""
+        run = self.running
+        said = quoted(error) if error else '""'
+        return (
+            f'{{"attempt": {run.claimed.attempt}, "worker": {quoted(self._worker)}, "started_ms": {run.started_ms}, '
+            f'"duration_s": {round(self._duration_s, 6)}, "outcome": {quoted(outcome)}, "error": {said}}}'
+        )
+
+    def failed(self, reason: Reason, error: str = "") -> Completion:
+        """For good."""
+        return Completion(self.running.hold, Verdict.FAILED.value, reason.value, self.story(reason.value, error))
+
+
+def _after_error(attempt: _Attempt, config: Config, error: str, now_ms: int) -> Completion | Failure:
+    running = attempt.running
     definition = running.task.definition
     decision = after_failure(
         definition.schedule,
@@ -64,9 +74,10 @@ def _after_error(
         slot_ms=running.claimed.slot_ms,
         now_ms=now_ms,
     )
+    story = attempt.story("failed", error)
     if isinstance(decision, GiveUp):
-        return Completion(running.hold, decision.verdict.value, decision.reason.value, story("failed", error))
-    return Failure(running.hold, decision.delay_ms, story("failed", error))
+        return Completion(running.hold, decision.verdict.value, decision.reason.value, story)
+    return Failure(running.hold, decision.delay_ms, story)
 
 
 def retry_policy(definition: Definition, config: Config) -> RetryPolicy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from engine.domain.task import Definition
 from engine.runtime import Reply
@@ -184,8 +184,7 @@ class LeasesInDanger:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class RunEnd:
+class RunEnd(NamedTuple):
     """How one attempt ended."""
 
     run_id: str

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from engine.errors import NoCurrentRun
 
@@ -120,8 +119,7 @@ REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
+class RunContext(NamedTuple):
     """What a running task can know of its run, through ``RunContext.current()``."""
 
     run_id: str
