@@ -67,6 +67,9 @@ log = logging.getLogger("fastapi.task-manager.consumer")
 LAST_WORDS_S = 2.0
 """How long a Consumer that crashes or is cancelled may take to give its runs back."""
 
+READERS = 2
+"""While one claims what it has read, the other reads. More would fetch more than a worker claims at once."""
+
 ALONE_WITHIN_LEASES = 10
 """How long a run on its last delivery waits for the others: longer than most runs take. Nothing is read meanwhile."""
 
@@ -104,6 +107,15 @@ class Consumer(Actor[ConsumerInbox]):
         self._host = host or OwnLoop()
         self._draining = draining
         self._drained = trio.Event()
+        self._turn = trio.Lock()
+        """Of the readers: one of them reads."""
+
+        self._taking = 0
+        """How many of them claim what they have read."""
+
+        self._astray = False
+        """Entries may be pending for this worker of which it does not know."""
+
         self._version = -1
         """Of the catalog, when it was last heard of."""
 
@@ -112,18 +124,19 @@ class Consumer(Actor[ConsumerInbox]):
     async def started(self) -> None:
         """Take over the threads of a former life, then read."""
         self._catalog.tell(CatalogAsked())
+        self._intake = Intake(
+            store=self._store,
+            worker=self._identity.key,
+            block_ms=self._config.stream_block_ms,
+            capacity=self._config.concurrent_tasks,
+        )
         self._settlement = Settlement(
             store=self._store,
             worker=self._identity.key,
             stats=self._stats,
             recent=self._recent,
             on_settled=self._in_flight.remove,
-        )
-        self._intake = Intake(
-            store=self._store,
-            worker=self._identity.key,
-            block_ms=self._config.stream_block_ms,
-            capacity=self._config.concurrent_tasks,
+            on_look=self._intake.note_high,
         )
         await self.context.nursery.start(self._execute)
         for call in self._threads.still_going():
@@ -203,16 +216,42 @@ class Consumer(Actor[ConsumerInbox]):
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read, claim and start runs until drained. What was read and cannot be started goes back in the same turn."""
+        """Read until drained: two in turn, so that one reads while the other claims what it has read."""
         await self._reconnect()
-        while not self._intake.closed:
-            await self._in_flight.wait_until(lambda: self._in_flight.room > 0 or self._intake.closed)
-            try:
-                entries = await self._intake.read(self._in_flight.room)
-                await self._take(entries)
-            except RedisUnavailable:
-                await self._reconnect()
+        async with trio.open_nursery() as readers:
+            for _ in range(READERS):
+                readers.start_soon(self._take_turns)
         self._intake.finished.set()
+
+    async def _take_turns(self) -> None:
+        in_flight, intake = self._in_flight, self._intake
+        while True:
+            async with self._turn:
+                await in_flight.wait_until(lambda: in_flight.room > 0 or self._astray or intake.closed)
+                if self._astray:
+                    await self._find_back()
+                if intake.closed:
+                    return
+                try:
+                    entries = await intake.read(in_flight.room)
+                except RedisUnavailable:
+                    self._astray = True
+                    continue
+                reserved = in_flight.reserve(len(entries))
+                self._taking += 1
+            try:
+                await self._take(entries, reserved)
+            except RedisUnavailable:
+                self._astray = True
+            finally:
+                self._taking -= 1
+                in_flight.free(reserved)
+
+    async def _find_back(self) -> None:
+        """What was read and is not being claimed any more goes back."""
+        await self._in_flight.wait_until(lambda: self._taking == 0)
+        self._astray = False
+        await self._reconnect()
 
     async def _reconnect(self) -> None:
         """Recover, and again until Redis answers or there is nothing more to read."""
@@ -241,13 +280,13 @@ class Consumer(Actor[ConsumerInbox]):
         if unknown:
             await runs.hand_back(worker, await runs.held(worker, unknown, self.context.new_id()))
 
-    async def _take(self, entries: list[Entry]) -> None:
+    async def _take(self, entries: list[Entry], reserved: int) -> None:
         if self._intake.closed:
             await self._store.runs.release(entries)
             return
         with trio.move_on_after(PAUSE_S):  # of a run that this worker has just handed back, Redis knows before it does
             await self._in_flight.wait_until(lambda: not any(self._in_flight.ends(one.run_id) for one in entries))
-        room, tasks = self._in_flight.room, self._tasks  # a task may go while Redis answers
+        seats, tasks = self._in_flight.seats(reserved), self._tasks  # a task may go while Redis answers
         known: list[tuple[Entry, Task]] = []
         unknown: list[Entry] = []
         excess: list[Entry] = []
@@ -255,7 +294,7 @@ class Consumer(Actor[ConsumerInbox]):
         for entry in entries:
             if not self._in_flight.admits(entry.run_id):
                 crowded.append(entry)
-            elif len(known) + len(unknown) >= room:
+            elif len(known) + len(unknown) >= seats:
                 excess.append(entry)
             elif (task := tasks.get(entry.task_id)) is None:
                 unknown.append(entry)
@@ -353,7 +392,8 @@ class Consumer(Actor[ConsumerInbox]):
     async def _run(self, run: Running) -> None:
         """One run, from its claim to its verdict."""
         try:
-            await self._wait_alone(run)
+            if run.last_delivery:
+                await self._wait_alone(run)
             if run.claimed.deliveries > 0 and run.stop is None:
                 await self._begin(run)
             if run.task.definition.dynamic:
@@ -430,8 +470,6 @@ class Consumer(Actor[ConsumerInbox]):
 
         Not for ever: it is handed back, and kept away from this worker as long as those go on that stood in its way.
         """
-        if not run.last_delivery:
-            return
         with trio.move_on_after(self._config.run_lease_s * ALONE_WITHIN_LEASES):
             await self._in_flight.wait_until(lambda: run.stop is not None or self._in_flight.is_alone(run))
             return

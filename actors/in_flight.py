@@ -25,6 +25,9 @@ class InFlight:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._runs: dict[str, Running] = {}
+        self._reserved = 0
+        """Slots for runs that are being claimed."""
+
         self._lone: list[Running] = []
         """Those on their last delivery, in the order in which they came."""
 
@@ -42,7 +45,22 @@ class InFlight:
     @property
     def room(self) -> int:
         """How many more may be claimed."""
-        return 0 if self._lone else self._capacity - len(self._runs)
+        return 0 if self._lone else self._capacity - len(self._runs) - self._reserved
+
+    def reserve(self, count: int) -> int:
+        """Keep slots for so many runs that were read, or for as many as there is room for, until ``free``."""
+        reserved = max(0, min(count, self.room))
+        self._reserved += reserved
+        return reserved
+
+    def free(self, reserved: int) -> None:
+        """The runs for which these slots were kept are here, or do not come."""
+        self._reserved -= reserved
+        self.note_change()
+
+    def seats(self, reserved: int) -> int:
+        """How many of so many slots that were reserved may still be used."""
+        return 0 if self._lone else reserved
 
     def has(self, run_id: str) -> bool:
         """Is it here, under whatever fence?"""
@@ -80,7 +98,7 @@ class InFlight:
 
     def is_alone(self, run: Running) -> bool:
         """May this run, which is on its last delivery, begin? Of several the first goes first."""
-        return len(self._lone) == len(self._runs) and self._lone[0] is run
+        return len(self._lone) == len(self._runs) and self._lone[0] is run and not self._reserved
 
     def keep_away(self, run: Running) -> None:
         """Admit this run, which is given back, only when those that are here now have ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -12,6 +13,9 @@ from engine.store.transport import Lane
 if TYPE_CHECKING:
     from engine.store.runs import Entry
     from engine.store.store import Store
+
+LOOKED_WITHIN_S = 0.005
+"""So long it counts that Redis said of the high stream that nothing was there, when it was told of the end of runs."""
 
 LOW_FIRST_EVERY = 8
 """Every eighth freed slot is offered to the low stream first, so that neither stream starves."""
@@ -33,6 +37,9 @@ class Intake:
         self._quiet = False
         self._high_flows = True
         """There were entries of the high stream at the last look, or may have been before the first."""
+        self._high_was_empty_s = -math.inf
+        """When Redis last said so of itself."""
+
         self.closed = False
         """No more reading; what is still read is to be released."""
         self.finished = trio.Event()
@@ -52,12 +59,14 @@ class Intake:
         self._offered += len(entries)
         return entries
 
+    def note_high(self, unread: int) -> None:
+        """So many runs of high priority were unread a moment ago, when this worker got room for more."""
+        self._high_was_empty_s = -math.inf if unread else trio.current_time()
+
     async def _read_now(self, room: int) -> list[Entry]:
         room = min(room, self._at_once)
-        eighths = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY
-        low_first = eighths if self._high_flows else 0  # or the low stream gets all of it anyway
         entries: list[Entry] = []
-        for priority, count in (("low", low_first), ("high", room), ("low", room)):
+        for priority, count in self._order(room):
             if count > 0 and len(entries) < room:
                 found = await self._store.runs.read(
                     self._worker, priorities=(priority,), count=min(count, room - len(entries)), block_ms=None
@@ -66,6 +75,15 @@ class Intake:
                 if priority == "high":
                     self._high_flows = bool(found)
         return entries
+
+    def _order(self, room: int) -> tuple[tuple[str, int], ...]:
+        """Streams, and how many of their entries are taken at most, until there is no more room."""
+        looked_s, self._high_was_empty_s = self._high_was_empty_s, -math.inf  # it is worth one look
+        if not self._high_flows and trio.current_time() - looked_s < LOOKED_WITHIN_S:
+            return ("low", room), ("high", room)
+        eighths = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY
+        low_first = eighths if self._high_flows else 0  # or the low stream gets all of it anyway
+        return ("low", low_first), ("high", room), ("low", room)
 
     def close(self) -> None:
         """Ask for nothing more."""

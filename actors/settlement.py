@@ -60,8 +60,10 @@ class Settlement:
         stats: Mailbox[StatsInbox],
         recent: RecentEnds,
         on_settled: Callable[[Sequence[Running]], None],
+        on_look: Callable[[int], None],
     ) -> None:
-        self._store, self._worker, self._stats, self._on_settled = store, worker, stats, on_settled
+        self._store, self._worker, self._stats = store, worker, stats
+        self._on_settled, self._on_look = on_settled, on_look
         self._recent = recent
         self._waiting: list[_End] = []
         self._filled = trio.Event()
@@ -139,7 +141,7 @@ class Settlement:
         replies: list[Reply] = [Gone()] * len(reports)
         runs, worker = self._store.runs, self._worker
         kinds: tuple[tuple[type, Callable[[str, list[Any]], Awaitable[Sequence[Reply]]]], ...] = (
-            (Completion, runs.complete),
+            (Completion, self._complete),
             (Failure, runs.fail),
             (Hold, runs.hand_back),
         )
@@ -148,6 +150,11 @@ class Settlement:
             if places:
                 for i, reply in zip(places, await tell(worker, [reports[i] for i in places]), strict=True):
                     replies[i] = reply
+        return replies
+
+    async def _complete(self, worker: str, completions: Sequence[Completion]) -> Sequence[Reply]:
+        replies, unread = await self._store.runs.complete_and_look(worker, completions)
+        self._on_look(unread)
         return replies
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 from redis.exceptions import ResponseError
 
@@ -47,8 +47,7 @@ _ANY_NUMBER = 2**53
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A stream entry that this worker has read: the run it names, and in which stream (``high`` or ``low``)."""
 
     run_id: str
@@ -67,8 +66,7 @@ class Entry:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """The run is this worker's, under this fence, for as long as its lease is renewed."""
 
     run_id: str
@@ -88,8 +86,7 @@ class Stale:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """What proves that a run is this worker's: shown to complete, fail and hand back it."""
 
     run_id: str
@@ -99,8 +96,7 @@ class Hold:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """The final end of a run."""
 
     hold: Hold
@@ -111,8 +107,7 @@ class Completion:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """The end of an attempt that is tried again."""
 
     hold: Hold
@@ -232,7 +227,7 @@ class RunStore:
         return found
 
     async def survey(self, task_ids: Sequence[str]) -> list[Survey | Broken]:
-        """How each of these tasks fares: live runs, retries, newest verdict. Calls of at most 500, all in one write."""
+        """How each of these tasks fares: live runs, retries, newest verdict. Calls of at most 500, sent together."""
         return await survey(self.session, task_ids)
 
     async def stories(self, task_id: str) -> list[LiveStory]:
@@ -255,8 +250,15 @@ class RunStore:
 
     async def complete(self, worker: str, completions: Sequence[Completion]) -> list[EndReply]:
         """End runs for good, with their verdicts."""
+        replies, _ = await self.complete_and_look(worker, completions)
+        return replies
+
+    async def complete_and_look(self, worker: str, completions: Sequence[Completion]) -> tuple[list[EndReply], int]:
+        """As ``complete``; with how many runs of high priority nobody had read by then."""
         items = [(c.hold.run_id, (c.hold.run_id, c.hold.fence, c.verdict, c.reason, c.story)) for c in completions]
-        return [_end_reply(reply) for reply in await self.session.on_runs(_COMPLETE, (worker,), items, replicated=True)]
+        raw = await self.session.on_runs(_COMPLETE, (worker,), items, replicated=True)
+        replies = [_end_reply(reply) for reply in raw if type(reply) is not int]  # one number for each call
+        return replies, raw[-1] if raw else 0
 
     async def fail(self, worker: str, failures: Sequence[Failure]) -> list[Waiting | Gone | Fenced | Broken]:
         """End attempts that are tried again after a delay."""
@@ -306,24 +308,18 @@ async def entries_of(session: Session, raw: Any, priority_of: dict[str, str]) ->
         for entry_id, fields in entries:
             run_id = fields.get("run", "") if fields else ""
             if is_run_id(run_id):
-                found.append(Entry(run_id=run_id, entry_id=entry_id, priority=priority_of[stream]))
+                found.append(Entry(run_id, entry_id, priority_of[stream]))
             elif fields:  # an entry that was deleted while pending comes without fields
                 await session.set_aside(priority_of[stream], entry_id, str(fields))
     return found
 
 
 def _claim_reply(run_id: str, raw: Any) -> ClaimReply:
+    if type(raw) is list and raw[0] == "claimed":  # nearly always, and a pattern costs as much as all the rest
+        _, fence, task_id, slot, attempt, deliveries, kwargs = raw
+        slot_ms = int(slot) if slot else None
+        return Claimed(run_id, int(fence), task_id, slot_ms, int(attempt), int(deliveries), kwargs)
     match raw:
-        case ["claimed", fence, task_id, slot, attempt, deliveries, kwargs]:
-            return Claimed(
-                run_id=run_id,
-                fence=int(fence),
-                task_id=task_id,
-                slot_ms=int(slot) if slot else None,
-                attempt=int(attempt),
-                deliveries=int(deliveries),
-                kwargs=kwargs,
-            )
         case ["ended", verdict, reason]:
             return Ended(verdict, reason)
         case "stale":

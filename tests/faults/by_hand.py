@@ -63,7 +63,7 @@ class Story:
         self.say("hand_back", ("1000", "worker", run_id(slot), str(fence), "token"), ["ok"])
 
     def complete(self, slot: int, fence: int, reply: str = "ok") -> None:
-        self.say("complete", ("1000", "worker", run_id(slot), str(fence), "ran", "", "{}"), [reply])
+        self.say("complete", ("1000", "worker", run_id(slot), str(fence), "ran", "", "{}"), [reply, 0])
 
     def body(self, event: str, slot: int, fence: int, pid: int = ALICE) -> None:
         self.effects.append(Effect(event, run_id(slot), None, fence, 1, pid, self.at_s, 0.0))

@@ -70,7 +70,8 @@ class _Call:
         """The arguments of each item, with its reply; none when the whole call was refused."""
         if isinstance(self.reply, list):
             rest = self.argv[start:]
-            yield from zip((rest[i : i + size] for i in range(0, len(rest), size)), self.reply, strict=True)
+            items = [rest[i : i + size] for i in range(0, len(rest), size)]
+            yield from zip(items, self.reply[: len(items)], strict=True)  # behind them complete says something else
 
 
 def _enroll(call: _Call) -> Iterator[Fact]:

@@ -124,8 +124,8 @@ MUTANTS: Final = (
             "_CLAIM",
             (
                 (
-                    "redis.call('ZADD', LEASES, int(expiry), id .. '#' .. fence)",
-                    "redis.call('ZADD', LEASES, int(expiry), id)",
+                    "leases[#leases + 1] = id .. '#' .. fence",
+                    "leases[#leases + 1] = id",
                 ),
             ),
         ),

@@ -392,7 +392,7 @@ class Oracle:
                 self._check_fence_changed(who, "reclaim", run_id, holder.fence)
 
     def _on_complete(self, who: str, _keys: Any, argv: list[str], replies: Any) -> None:
-        for (run_id, fence, verdict, _, _), reply in zip(_items(argv[2:], 5), replies, strict=True):
+        for (run_id, fence, verdict, _, _), reply in zip(_items(argv[2:], 5), replies[:-1], strict=True):
             if reply == "ok":
                 self._let_go(who, "complete", run_id, argv[1], int(fence))
                 self._end(who, run_id)

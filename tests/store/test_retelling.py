@@ -326,6 +326,7 @@ async def test_an_end_whose_verdict_was_trimmed_is_not_told_again(stage: Stage, 
         for later in range(3):
             await stage.redis.xadd(ledger, {"verdict": "ran", "reason": "", "run": "later"}, id=f"{oldest + later}-0")
     await begun(stage)
+    await stage.redis.hset(stage.store.keys.generation, "began", oldest + 10)
     if lost:
         await stage.redis.delete(stage.store.keys.ledger(TASK))
     told = [

@@ -10,7 +10,7 @@
 local ITEM, RUNNING = 3, {running = true}
 local NEEDED = {'state', 'task', 'slot', 'attempt', 'deliveries', 'worker', 'fence', 'token', 'entry', 'priority', 'overlap',
   'force', 'abandoned', 'removed', 'story', 'kwargs'}
-local worker, token, expiry = ARGV[2], ARGV[3], NOW + ARGV[4]
+local worker, token, expiry = ARGV[2], ARGV[3], int(NOW + ARGV[4])
 if recovering() then return redis.error_reply(RECOVERING) end
 local granted = {} -- live index of a task that does not overlap itself -> the run that it got in this call
 local sought = {}
@@ -20,7 +20,8 @@ for at = 5, #ARGV, ITEM do
   table.insert(sought[stream], ARGV[at + 1])
 end
 local pending = read_between(worker, sought)
-return each((#ARGV - 4) / ITEM, function(i)
+local leases = {}
+local replies = each((#ARGV - 4) / ITEM, function(i)
   local at = 5 + (i - 1) * ITEM
   local id, entry, priority = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local stream = STREAMS[priority]
@@ -29,7 +30,7 @@ return each((#ARGV - 4) / ITEM, function(i)
   if run.state == 'running' and run.entry == entry and run.worker == worker and run.token == token then
     return {'claimed', run.fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}, function()
       redis.call('ZREM', LEASES, '')
-      redis.call('ZADD', LEASES, 'XX', int(expiry), lease(run))
+      redis.call('ZADD', LEASES, 'XX', expiry, lease(run))
     end
   end
   local mine = pending[entry] == stream or has_read(worker, stream, entry)
@@ -54,9 +55,12 @@ return each((#ARGV - 4) / ITEM, function(i)
   end
   local fence = next_fence(run)
   return {'claimed', fence, run.task, run.slot, run.attempt, run.deliveries, kwargs}, function()
-    redis.call('ZADD', LEASES, int(expiry), id .. '#' .. fence)
+    leases[#leases + 1] = expiry
+    leases[#leases + 1] = id .. '#' .. fence
     redis.call('HSET', run.key, 'state', 'running', 'worker', worker, 'fence', fence, 'token', token)
     if run.deliveries ~= '0' then redis.call('HSET', run.key, 'waits', 1) end
     redis.call('HSET', run.live, id, 'running')
   end
 end)
+if #leases > 0 then redis.call('ZADD', LEASES, unpack(leases)) end
+return replies

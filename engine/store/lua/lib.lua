@@ -92,9 +92,12 @@ local function others(live, id, states)
   return false
 end
 
--- A number of no more digits than Lua counts on from.
+-- A number of no more digits than Lua counts on from. Most runs of a call have the same few.
+local wholes = {}
 local function whole(text)
-  return text and #text < 16 and string.match(text, '^%d+$')
+  if not text then return nil end
+  if wholes[text] == nil then wholes[text] = #text < 16 and string.match(text, '^%d+$') or false end
+  return wholes[text]
 end
 
 -- A key of another type, or a record with holes, is found here, while nothing is written yet.
@@ -202,20 +205,45 @@ local function passed_over(ledger, verdict, reason, from, to, count, next_at)
   if joined then redis.call('XDEL', ledger, last[1]) end
 end
 
--- End a run: record, lease, live entry, due entry and stream entry go, the verdict stays. Freeing first, so that it gets
--- through when memory is full. A removed task's run leaves no verdict; an abandoned run has its verdict already. Of a run
--- whose record is lost, what names it goes.
+-- End runs, each with its verdict and reason: record, lease, live entry, due entry and stream entry go, the verdict stays.
+-- Freeing first, so that it gets through when memory is full; what they share in one command for all of them, since there
+-- may be hundreds. A removed task's run leaves no verdict; an abandoned run has its verdict already. Of a run whose record
+-- is lost, what names it goes.
+local function finish_all(runs)
+  local due, leases, records, entries = {}, {}, {}, {}
+  for i, run in ipairs(runs) do
+    due[i] = 'r/' .. run.id
+    redis.call('HDEL', run.live, run.id)
+    if run.state then
+      leases[#leases + 1], records[#records + 1] = lease(run), run.key
+      if run.entry and run.entry ~= '' then
+        local stream = STREAMS[run.priority]
+        entries[stream] = entries[stream] or {}
+        table.insert(entries[stream], run.entry)
+      end
+    end
+  end
+  if #due > 0 then redis.call('ZREM', DUE, unpack(due)) end
+  if #records > 0 then
+    redis.call('ZREM', LEASES, unpack(leases))
+    redis.call('SREM', CANCEL, unpack(leases))
+    redis.call('DEL', unpack(records))
+  end
+  for stream, ids in pairs(entries) do
+    redis.call('XACK', stream, GROUP, unpack(ids))
+    redis.call('XDEL', stream, unpack(ids))
+  end
+  for _, run in ipairs(runs) do
+    if run.state and not (run.abandoned or run.removed) then
+      redis.call('XADD', run.ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', run.verdict, 'reason', run.reason,
+        'run', run.id, 'slot', run.slot, 'attempt', run.attempt, 'story', run.story or '')
+    end
+  end
+end
+
 local function finish(run, verdict, reason)
-  redis.call('ZREM', DUE, 'r/' .. run.id)
-  redis.call('HDEL', run.live, run.id)
-  if not run.state then return end
-  redis.call('ZREM', LEASES, lease(run))
-  redis.call('SREM', CANCEL, lease(run))
-  drop_entry(run)
-  redis.call('DEL', run.key)
-  if run.abandoned or run.removed then return end
-  redis.call('XADD', run.ledger, 'MAXLEN', '~', LEDGER_LENGTH, '*', 'verdict', verdict, 'reason', reason,
-    'run', run.id, 'slot', run.slot, 'attempt', run.attempt, 'story', run.story or '')
+  run.verdict, run.reason = verdict, reason
+  finish_all({run})
 end
 
 -- Retries that wait of the run's task: where runs do not overlap, whatever is queued takes their place.

@@ -1028,7 +1028,7 @@ async def test_a_claim_that_is_answered_after_most_of_a_lease_starts_nothing(
     """The process was stopped meanwhile, or its reply was long on its way: by now the run may be another worker's."""
     tasks, gate = group(), Gate()
     tasks.add_task(YEARLY, name="t")(gate.walk)
-    late = await executor(stage, tasks)
+    late = await executor(stage, tasks, concurrent_tasks=1)
     [run_id] = await publisher.queue("g/t")
     late.cable.late_s = 20
     await stage.until(9)

@@ -49,6 +49,26 @@ def test_there_is_no_room_beside_a_run_that_must_be_alone() -> None:
     assert in_flight.room == 3
 
 
+def test_a_run_that_must_be_alone_waits_for_those_that_are_being_claimed() -> None:
+    """They may be granted any moment; and what is not claimed yet must not be."""
+    in_flight, lone = InFlight(5), running(1, last_delivery=True)
+    assert in_flight.reserve(3) == 3
+    assert in_flight.room == 2
+    in_flight.add(lone)
+    assert not in_flight.is_alone(lone)
+    assert in_flight.seats(3) == 0
+    in_flight.free(3)
+    assert in_flight.is_alone(lone)
+
+
+def test_no_more_slots_are_reserved_than_there_are() -> None:
+    """A wait for two streams may bring one entry too many."""
+    in_flight = InFlight(2)
+    assert in_flight.reserve(3) == 2
+    assert in_flight.room == 0
+    assert in_flight.reserve(1) == 0
+
+
 def test_a_run_that_waited_in_vain_is_admitted_when_those_before_it_have_ended() -> None:
     """Those that came later do not keep it away."""
     in_flight, before, later, lone = InFlight(5), running(1), running(2), running(3, last_delivery=True)

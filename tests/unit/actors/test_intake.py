@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from actors.intake import Intake
+from engine.store.runs import Completion, Hold
 from tests.unit.actors.stage import Cable, Publisher
 
 if TYPE_CHECKING:
@@ -45,6 +46,46 @@ async def test_every_eighth_slot_is_offered_to_low_first(
     while len(read) < 120:
         read += [entry.priority for entry in await reader.read(room)]
     assert read.count("low") == len(read) // 8
+
+
+async def test_the_high_stream_is_not_asked_of_which_redis_has_just_said_that_nothing_is_there(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """One request less for each batch, where only the low stream has something; for a moment, and once."""
+    cable = Cable(stage.server)
+    reader = Intake(store=stage.new_store(cable), worker="w", block_ms=1_000, capacity=8)
+    await publisher.queue("g/low", 16)
+
+    async def requests() -> int:
+        before = cable.reads_of_runs
+        assert len(await reader.read(4)) == 4
+        return cable.reads_of_runs - before
+
+    assert await requests() == 2
+    reader.note_high(0)
+    assert await requests() == 1
+    assert await requests() == 2
+    reader.note_high(0)
+    await trio.sleep(0.01)
+    assert await requests() == 2
+
+
+async def test_a_high_entry_that_was_seen_comes_first(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Redis tells of it with the end of a run."""
+    reader, runs = intake(stage), stage.store.runs
+    await publisher.queue("g/low", 6)
+    await publisher.queue("g/high", 1, priority="high")
+    assert [entry.priority for entry in await reader.read(1)] == ["high"]
+    _, unread = await runs.complete_and_look("w", [Completion(Hold("g/none@1", 1, "t"), "ran", "", "{}")])
+    reader.note_high(unread)
+    assert unread == 0
+    await publisher.queue("g/high", 2, priority="high")
+    _, unread = await runs.complete_and_look("w", [Completion(Hold("g/none@1", 1, "t"), "ran", "", "{}")])
+    reader.note_high(unread)
+    assert unread == 2
+    assert [entry.priority for entry in await reader.read(3)] == ["high", "high", "low"]
 
 
 async def test_half_of_what_a_worker_can_take_is_read_at_once(

@@ -33,6 +33,7 @@ class Ledgerman:
         self.stage, self.cable = stage, Cable(stage.server)
         self.stats = Mailbox[Any]("stats")
         self.settled: list[str] = []
+        self.unread: list[int] = []
         self.recent = RecentEnds(config())
         self.store = stage.new_store(self.cable)
         self.settlement = Settlement(
@@ -41,6 +42,7 @@ class Ledgerman:
             stats=self.stats,
             recent=self.recent,
             on_settled=lambda runs: self.settled.extend(run.run_id for run in runs),
+            on_look=self.unread.append,
         )
         self.bodies = trio.CancelScope()
 
