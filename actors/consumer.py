@@ -136,7 +136,7 @@ class Consumer(Actor[ConsumerInbox]):
             stats=self._stats,
             recent=self._recent,
             on_settled=self._in_flight.remove,
-            on_look=self._intake.note_high,
+            intake=self._intake,
         )
         await self.context.nursery.start(self._execute)
         for call in self._threads.still_going():
@@ -233,7 +233,8 @@ class Consumer(Actor[ConsumerInbox]):
                 if intake.closed:
                     return
                 try:
-                    entries = await intake.read(in_flight.room)
+                    with in_flight.reading():
+                        entries = await intake.read(in_flight.room)
                 except RedisUnavailable:
                     self._astray = True
                     continue
@@ -246,11 +247,15 @@ class Consumer(Actor[ConsumerInbox]):
             finally:
                 self._taking -= 1
                 in_flight.free(reserved)
+            if self._astray:
+                await self._intake.hasten()
 
     async def _find_back(self) -> None:
         """What was read and is not being claimed any more goes back."""
         await self._in_flight.wait_until(lambda: self._taking == 0)
         self._astray = False
+        if self._store.transport.is_up():  # Redis refused something, and may refuse it again at once
+            await trio.sleep(PAUSE_S)
         await self._reconnect()
 
     async def _reconnect(self) -> None:
@@ -307,7 +312,8 @@ class Consumer(Actor[ConsumerInbox]):
         if unknown:
             await self._put_aside(unknown, "unknown function", most=self._config.queue_cap)
         if known:
-            await self._claim(known)
+            with self._in_flight.claiming([entry.run_id for entry, _ in known]):
+                await self._claim(known)
 
     async def _put_aside(self, entries: list[Entry], why: str, *, most: int | None) -> None:
         replies = await self._store.runs.defer(self._identity.key, entries, why=why, most=most)
@@ -471,6 +477,7 @@ class Consumer(Actor[ConsumerInbox]):
         Not for ever: it is handed back, and kept away from this worker as long as those go on that stood in its way.
         """
         with trio.move_on_after(self._config.run_lease_s * ALONE_WITHIN_LEASES):
+            await self._intake.hasten()
             await self._in_flight.wait_until(lambda: run.stop is not None or self._in_flight.is_alone(run))
             return
         self._in_flight.keep_away(run)

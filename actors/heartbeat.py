@@ -87,6 +87,9 @@ class Heartbeat(Actor[HeartbeatInbox]):
         self._version: int | None = None
         self._known = Known(sure_until_s=float("-inf"), seen_ms=0)
         self._roster = -1
+        self._unheard = trio.Event()
+        """A beat was not answered, for want of a connection."""
+
         self._recovering_until_s = float("-inf")
         """Until then others may not have told yet, and Redis may not know them."""
 
@@ -102,6 +105,7 @@ class Heartbeat(Actor[HeartbeatInbox]):
         self._timer = Timer[HeartbeatInbox](self.context, Beat())
         self._timer.after(0)
         self.context.nursery.start_soon(self._watch_history)
+        self.context.nursery.start_soon(self._watch_link)
 
     async def receive(self, message: HeartbeatInbox) -> None:
         """Beat when it is time; from a drain on, say that this worker takes no more work."""
@@ -138,6 +142,8 @@ class Heartbeat(Actor[HeartbeatInbox]):
         if answer is None:
             self._cut_off()
             self._timer.after(min(interval_s, PAUSE_S))
+            if not self._store.transport.is_up():
+                self._unheard.set()
             return
         self._safe_until_s = sent_at_s + self._lease_s * SAFE_SHARE
         self._note(answer, sent_at_s)
@@ -173,6 +179,14 @@ class Heartbeat(Actor[HeartbeatInbox]):
             await self._store.history.doubt()
             self._timer.after(0)
             await self._store.history.certainty()
+
+    async def _watch_link(self) -> None:
+        """A new connection: who came meanwhile, and which slots were passed, is to be known before more is lost."""
+        while True:
+            await self._unheard.wait()
+            await self._store.transport.wait_up()
+            self._unheard = trio.Event()
+            self._timer.after(0)
 
     async def _retell(self) -> bool:
         """Tell Redis what this worker remembers; True when it goes on in that history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -26,7 +27,10 @@ class InFlight:
         self._capacity = capacity
         self._runs: dict[str, Running] = {}
         self._reserved = 0
-        """Slots for runs that are being claimed."""
+        """Slots for runs that were read and are being claimed."""
+
+        self._claiming: set[str] = set()
+        self._reading = False
 
         self._lone: list[Running] = []
         """Those on their last delivery, in the order in which they came."""
@@ -76,8 +80,31 @@ class InFlight:
         return run if run is not None and run.claimed.fence == fence else None
 
     def admits(self, run_id: str) -> bool:
-        """May this run be claimed here? Not while a former body of it goes on, or what it waited for in vain."""
-        return run_id not in self._runs and run_id not in self._kept_away
+        """May this run be claimed here?
+
+        Not while a former body of it goes on, or a former claim of it, or what it waited for in vain.
+        """
+        return run_id not in self._runs and run_id not in self._claiming and run_id not in self._kept_away
+
+    @contextmanager
+    def claiming(self, run_ids: Sequence[str]) -> Iterator[None]:
+        """These may be granted meanwhile: they are added before the block ends."""
+        self._claiming.update(run_ids)
+        try:
+            yield
+        finally:
+            self._claiming.difference_update(run_ids)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Redis may give this worker more meanwhile."""
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._reading = False
+            if self._lone:
+                self.note_change()
 
     def add(self, run: Running) -> None:
         """It takes a slot. It is here once at most: what still goes on under an old fence keeps it away."""
@@ -98,7 +125,8 @@ class InFlight:
 
     def is_alone(self, run: Running) -> bool:
         """May this run, which is on its last delivery, begin? Of several the first goes first."""
-        return len(self._lone) == len(self._runs) and self._lone[0] is run and not self._reserved
+        others = len(self._lone) < len(self._runs) or self._reserved or self._reading
+        return self._lone[0] is run and not others
 
     def keep_away(self, run: Running) -> None:
         """Admit this run, which is given back, only when those that are here now have ended."""

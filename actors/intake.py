@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -38,8 +39,9 @@ class Intake:
         self._high_flows = True
         """There were entries of the high stream at the last look, or may have been before the first."""
         self._high_was_empty_s = -math.inf
-        """When Redis last said so of itself."""
+        """When Redis was asked something that it answered so."""
 
+        self._hastened = False
         self.closed = False
         """No more reading; what is still read is to be released."""
         self.finished = trio.Event()
@@ -49,8 +51,9 @@ class Intake:
         """Up to ``room`` entries, or a few more when both streams answer a wait; none after ``block_ms``."""
         if room <= 0:
             return []
+        self._hastened = False
         entries = [] if self._quiet else await self._read_now(room)
-        if not entries and not self.closed:
+        if not entries and not self.closed and not self._hastened:
             # COUNT is for each stream: half of the room, so that both together exceed it by one at most.
             entries = await self._store.runs.read(
                 self._worker, priorities=("high", "low"), count=max(1, room // 2), block_ms=self._block_ms
@@ -59,9 +62,9 @@ class Intake:
         self._offered += len(entries)
         return entries
 
-    def note_high(self, unread: int) -> None:
-        """So many runs of high priority were unread a moment ago, when this worker got room for more."""
-        self._high_was_empty_s = -math.inf if unread else trio.current_time()
+    def note_high(self, unread: int, *, asked_s: float) -> None:
+        """So many runs of high priority were unread, after that instant, when this worker got room for more."""
+        self._high_was_empty_s = -math.inf if unread else asked_s
 
     async def _read_now(self, room: int) -> list[Entry]:
         room = min(room, self._at_once)
@@ -84,6 +87,12 @@ class Intake:
         eighths = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY
         low_first = eighths if self._high_flows else 0  # or the low stream gets all of it anyway
         return ("low", low_first), ("high", room), ("low", room)
+
+    async def hasten(self) -> None:
+        """Have the read in progress, if there is one, wait for nothing any more."""
+        self._hastened = True
+        with suppress(RedisUnavailable):  # then it ends too
+            await self._store.transport.unblock(Lane.RUNS)
 
     def close(self) -> None:
         """Ask for nothing more."""

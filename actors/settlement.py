@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from actors.ending import Report
+    from actors.intake import Intake
     from actors.memory import RecentEnds
     from actors.messages import StatsInbox
     from actors.running import Running
@@ -60,10 +61,10 @@ class Settlement:
         stats: Mailbox[StatsInbox],
         recent: RecentEnds,
         on_settled: Callable[[Sequence[Running]], None],
-        on_look: Callable[[int], None],
+        intake: Intake,
     ) -> None:
         self._store, self._worker, self._stats = store, worker, stats
-        self._on_settled, self._on_look = on_settled, on_look
+        self._on_settled, self._look = on_settled, intake.note_high
         self._recent = recent
         self._waiting: list[_End] = []
         self._filled = trio.Event()
@@ -153,8 +154,9 @@ class Settlement:
         return replies
 
     async def _complete(self, worker: str, completions: Sequence[Completion]) -> Sequence[Reply]:
+        asked_s = trio.current_time()
         replies, unread = await self._store.runs.complete_and_look(worker, completions)
-        self._on_look(unread)
+        self._look(unread, asked_s=asked_s)
         return replies
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import Context, ContextVar
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from engine.errors import NoCurrentRun
 
@@ -119,7 +120,8 @@ REASONS: Final[Mapping[Verdict, frozenset[Reason]]] = MappingProxyType(
 
 
 @final
-class RunContext(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
     """What a running task can know of its run, through ``RunContext.current()``."""
 
     run_id: str

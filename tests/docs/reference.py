@@ -47,7 +47,7 @@ def made_by(kind: type) -> str:
     """How to make one, or for an error what it derives from; nothing for what only the engine makes."""
     if issubclass(kind, Exception):
         return f"({', '.join(base.__name__ for base in kind.__bases__)})"
-    return "" if is_dataclass(kind) or issubclass(kind, tuple) else f"({parameters(kind.__init__)})"
+    return "" if is_dataclass(kind) else f"({parameters(kind.__init__)})"
 
 
 def public(kind: type) -> list[str]:

@@ -15,6 +15,7 @@ from engine.domain.run import RunContext
 from engine.store.runs import Claimed, Hold
 from engine.store.timetable import Slot
 from tests.unit.actors.stage import Gate, Publisher, at_ms, group, noting
+from tests.unit.actors.wires import DelaysReplies, Full
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -1042,6 +1043,71 @@ async def test_a_claim_that_is_answered_after_most_of_a_lease_starts_nothing(
     gate.open.set()
     await stage.until(30)
     assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+async def test_a_run_whose_claim_is_not_answered_yet_is_not_claimed_a_second_time(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Its lease has ended meanwhile, and the other reader of this worker got it: one body, under a lease."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    worker = await executor(stage, tasks, concurrent_tasks=4)
+    DelaysReplies(worker.cable, "claim", 20)
+    [run_id] = await publisher.queue("g/t")
+    await stage.until(18)
+    await publisher.lose(run_id)
+    await stage.until(19)
+    await publisher.requeue()
+    await stage.until(30)
+    await publisher.requeue()
+    await stage.until(40)
+    assert (gate.inside, gate.most_inside) == (1, 1)
+    assert len(await stage.store.leases.expiring(10**15)) == 1
+    gate.open.set()
+    await stage.until(50)
+    assert await stage.verdicts("g/t") == [("ran", "")]
+    assert worker.restarts("consumer") == 0
+
+
+async def test_a_run_on_its_last_delivery_begins_when_nothing_more_is_read(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """What the other reader waits for would be lost with it, if it kills its worker: another worker gets it."""
+    tasks, gate, other = group(), Gate(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    tasks.add_task(YEARLY, name="u")(other.walk)
+    first = await executor(stage, tasks, concurrent_tasks=4)
+    [run_id] = await publisher.queue("g/t")
+    await stage.until(1)
+    first.kill()
+    await publisher.lose(run_id)
+    settings = {"concurrent_tasks": 4, "max_deliveries": 2, "stream_block_ms": 30_000}
+    lone = await executor(stage, tasks, **settings)
+    await stage.until(2)
+    assert gate.inside == 1
+    await publisher.queue("g/u")
+    await stage.until(3)
+    assert (await stage.store.leases.pending(min_idle_ms=0)).entries[1:] == ()
+    lone.kill()
+    await executor(stage, tasks, **settings)
+    await stage.until(4)
+    assert other.inside == 1
+
+
+async def test_what_was_read_goes_back_at_once_when_redis_refuses_a_part_of_it(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """However long the other reader would wait."""
+    tasks, gate = group(), Gate()
+    tasks.add_task(YEARLY, name="t")(gate.walk)
+    await publisher.queue("g/unknown")
+    await publisher.queue("g/t")
+    worker = await stage.worker(tasks, can_lead=False, concurrent_tasks=4, stream_block_ms=30_000)
+    redis = Full(worker.cable, "defer")
+    await stage.until(1)
+    redis.is_full_no_longer()
+    await stage.until(3)
+    assert gate.inside == 1
 
 
 async def test_a_claim_that_is_answered_late_is_given_back_when_the_run_is_still_this_workers(

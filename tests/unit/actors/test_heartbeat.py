@@ -15,6 +15,7 @@ from actors.identity import Identity
 from actors.messages import CountsAsked, Drain, LeasesInDanger, Refresh, RunsAsked, StopRuns
 from engine.runtime import Child, Mailbox
 from engine.store.runs import Claimed
+from engine.store.script import script_of
 from tests.unit.actors.stage import Cable, Gate, Publisher, at_ms, config, group, mail
 
 if TYPE_CHECKING:
@@ -206,6 +207,18 @@ async def test_a_short_outage_stops_no_run(
     [expiry_s] = await bearer.expiries_s()
     assert expiry_s == pytest.approx(9.2 + LEASE_S, abs=0.2)
     assert bearer.heard == []
+
+
+async def test_it_beats_at_once_when_redis_can_be_reached_again(
+    autojump_clock: MockClock, stage: Stage, bearer: Bearer
+) -> None:
+    """Who came meanwhile is known then, for when Redis forgets it."""
+    await stage.until(10)
+    bearer.cable.cut()
+    await stage.until(13.03)
+    bearer.cable.join()
+    await stage.until(13.04)
+    assert [at_s for at_s, args in bearer.cable.sent if script_of(args) == "beat"][-1] == 13.03
 
 
 async def test_without_runs_there_is_no_danger(autojump_clock: MockClock, stage: Stage, bearer: Bearer) -> None:

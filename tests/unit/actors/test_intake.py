@@ -62,10 +62,10 @@ async def test_the_high_stream_is_not_asked_of_which_redis_has_just_said_that_no
         return cable.reads_of_runs - before
 
     assert await requests() == 2
-    reader.note_high(0)
+    reader.note_high(0, asked_s=trio.current_time())
     assert await requests() == 1
     assert await requests() == 2
-    reader.note_high(0)
+    reader.note_high(0, asked_s=trio.current_time())
     await trio.sleep(0.01)
     assert await requests() == 2
 
@@ -79,11 +79,11 @@ async def test_a_high_entry_that_was_seen_comes_first(
     await publisher.queue("g/high", 1, priority="high")
     assert [entry.priority for entry in await reader.read(1)] == ["high"]
     _, unread = await runs.complete_and_look("w", [Completion(Hold("g/none@1", 1, "t"), "ran", "", "{}")])
-    reader.note_high(unread)
+    reader.note_high(unread, asked_s=trio.current_time())
     assert unread == 0
     await publisher.queue("g/high", 2, priority="high")
     _, unread = await runs.complete_and_look("w", [Completion(Hold("g/none@1", 1, "t"), "ran", "", "{}")])
-    reader.note_high(unread)
+    reader.note_high(unread, asked_s=trio.current_time())
     assert unread == 2
     assert [entry.priority for entry in await reader.read(3)] == ["high", "high", "low"]
 

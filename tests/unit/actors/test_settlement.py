@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from actors.intake import Intake
 from actors.memory import RecentEnds, adoptions
 from actors.messages import RunsEnded
 from actors.settlement import Settlement
@@ -33,7 +34,6 @@ class Ledgerman:
         self.stage, self.cable = stage, Cable(stage.server)
         self.stats = Mailbox[Any]("stats")
         self.settled: list[str] = []
-        self.unread: list[int] = []
         self.recent = RecentEnds(config())
         self.store = stage.new_store(self.cable)
         self.settlement = Settlement(
@@ -42,7 +42,7 @@ class Ledgerman:
             stats=self.stats,
             recent=self.recent,
             on_settled=lambda runs: self.settled.extend(run.run_id for run in runs),
-            on_look=self.unread.append,
+            intake=Intake(store=self.store, worker="w", block_ms=1_000, capacity=10),
         )
         self.bodies = trio.CancelScope()
 
