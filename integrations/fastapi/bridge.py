@@ -352,6 +352,7 @@ class Bridge:
                 if cancelled:
                     raise
             finally:
+                call.handle = None  # which knows this coroutine, and would leave it to the garbage collector
                 self._send_to_engine(call, if_going=True)
 
     def _send_to_engine(self, item: _ToEngine, *, if_going: bool = False) -> bool:
