@@ -85,9 +85,11 @@ def trigger(quick: bool) -> list[Trial]:
     return [
         *(
             ours(f"{where}, {what}", "trigger", way, samples=samples, high_priority=high)
-            for where, way in (("idle worker", "idle"), ("full worker", "full"), ("HTTP, idle worker", "over_http"))
+            for where, way in (("idle worker", "idle"), ("HTTP, idle worker", "over_http"))
             for high, what in both
         ),
+        # One of normal priority waits there behind all that was queued before it.
+        ours("full worker, high priority", "trigger", "full", samples=samples, high_priority=True),
         Trial(
             "idle worker, high priority",
             REPLACED,
