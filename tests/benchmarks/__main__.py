@@ -34,11 +34,11 @@ def chosen(trials: list[Trial], systems: list[str] | None) -> list[Trial]:
     return [t for t in trials if systems is None or any(t.system.lower().startswith(s.lower()) for s in systems)]
 
 
-def sit(given: argparse.Namespace, stack: ExitStack) -> Sitting:
-    """Measure all that is asked for."""
+def sit(given: argparse.Namespace, stack: ExitStack) -> tuple[Sitting, list[str]]:
+    """Measure all that is asked for; with what could not be measured."""
     sitting = Sitting(machine=this_machine(), versions=our_versions(), rounds=given.rounds)
     others = {commit: checkout_of(commit, stack) for commit in given.compare or []}
-    began_s = time.monotonic()
+    began_s, failed = time.monotonic(), list[str]()
     for scenario in SCENARIOS:
         if given.scenario and scenario.name not in given.scenario:
             continue
@@ -53,9 +53,13 @@ def sit(given: argparse.Namespace, stack: ExitStack) -> Sitting:
                     system = f"{trial.system} at {commit}" if commit else trial.system
                     now = f"{time.monotonic() - began_s:5.0f} s  round {number + 1}"
                     show(f"{now}  {scenario.name}: {trial.case}, {system}")
-                    sitting.add(scenario.name, trial.case, system, trial.measure(checkout))
+                    try:
+                        sitting.add(scenario.name, trial.case, system, trial.measure(checkout))
+                    except TrialFailed as failure:  # the others are worth knowing all the same
+                        show(str(failure))
+                        failed.append(f"{scenario.name}: {trial.case}, {system}")
     sitting.took_s = time.monotonic() - began_s
-    return sitting
+    return sitting, failed
 
 
 def show(text: str) -> None:
@@ -76,11 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     given.rounds = given.rounds or (1 if given.quick else 5)
     with ExitStack() as stack:
-        try:
-            sitting = sit(given, stack)
-        except TrialFailed as failure:
-            show(str(failure))
-            return 2
+        sitting, failed = sit(given, stack)
     for figure in sitting.figures:
         low, high = figure.spread
         show(
@@ -101,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         plots = str(ROOT / "tests" / "benchmarks" / "peers" / "plots.py")
         subprocess.run([str(PEERS), plots, str(docs / "benchmarks.json"), str(docs)], check=True)
     show(f"took {sitting.took_s / 60:.1f} minutes")
-    return int(broken > 0)
+    for trial in failed:
+        show(f"could not be measured: {trial}")
+    return 2 if failed else int(broken > 0)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PEERS: Final = ROOT / ".venv-peers" / "bin" / "python"
 """An environment apart: what the peers need and what the tests need do not go together."""
 
-LIMIT_S: Final = 300.0
+LIMIT_S: Final = 120.0
 
 
 class TrialFailed(Exception):
@@ -65,6 +65,8 @@ class Trial:
                     cwd=directory if self.peer else checkout,
                     env=env,
                 )
+            except subprocess.TimeoutExpired as timeout:
+                raise TrialFailed(f"{self.system}, {self.case}: not done after {LIMIT_S:g} s") from timeout
             finally:
                 server.kill()
         lines = done.stdout.strip().splitlines()
