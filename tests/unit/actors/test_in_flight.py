@@ -61,6 +61,15 @@ def test_a_run_that_must_be_alone_waits_for_those_that_are_being_claimed() -> No
     assert in_flight.is_alone(lone)
 
 
+def test_a_run_that_must_be_alone_waits_for_the_end_of_a_read() -> None:
+    """What it brings would be lost with the worker, if this run kills it."""
+    in_flight, lone = InFlight(5), running(1, last_delivery=True)
+    in_flight.add(lone)
+    with in_flight.reading():
+        assert not in_flight.is_alone(lone)
+    assert in_flight.is_alone(lone)
+
+
 def test_no_more_slots_are_reserved_than_there_are() -> None:
     """A wait for two streams may bring one entry too many."""
     in_flight = InFlight(2)

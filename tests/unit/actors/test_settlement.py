@@ -169,6 +169,22 @@ async def test_an_end_that_was_accepted_while_redis_forgot_is_told_again(
     assert await stage.store.runs.live("g/t") == {}
 
 
+async def test_an_end_that_is_told_again_for_nothing_was_not_refused(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """Redis goes on with another history, in which the verdict is."""
+    [run] = await ledgerman.claim(publisher)
+    DelaysReplies(ledgerman.cable, "complete", 5)
+    ledgerman.settlement.add(run, ran(run), 1)
+    await stage.until(1)
+    await stage.store.runs.complete("w", [ran(run)])
+    ledgerman.store.history.saw("another")
+    ledgerman.store.history.told = "another"
+    await stage.until(20)
+    assert ledgerman.outcomes() == ["ran"]
+    assert await stage.verdicts("g/t") == [("ran", "")]
+
+
 async def test_a_run_that_is_gone_at_once_was_refused(
     autojump_clock: MockClock,
     stage: Stage,
