@@ -1,7 +1,7 @@
 """The bytes of one connection. Over a plain socket without trio's streams, which yield to other tasks at each call.
 
-A request and its reply are then two turns of the loop less, and half of the processor time. TLS has its own framing and
-goes through its stream.
+A request and its reply are then two turns of the loop less, and a third of the processor time. TLS has its own framing
+and goes through its stream.
 """
 
 from __future__ import annotations
