@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tests.store.guard import Guard
 
 MASTER = "mymaster"
+QUICK_MS, PATIENT_MS = 1_000, 120_000
+"""How long Sentinels wait for a primary that a test has lost; and for one that is merely slow, on a busy machine."""
+
 AT_ONCE = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
 """A replica need not wait for others before it gets the data."""
 
@@ -52,7 +55,7 @@ def server_in(directory: Path, *options: str, guard: Guard | None = None) -> Red
 @final
 @dataclass(slots=True)
 class Replicated:
-    """A primary, a replica, and three Sentinels that take a primary for dead after a second."""
+    """A primary, a replica, and three Sentinels that take a primary for dead a second after a test has lost it."""
 
     servers: list[RedisServer]
     sentinel_ports: list[int]
@@ -84,9 +87,17 @@ class Replicated:
             sentinel.execute_command("SENTINEL", "FAILOVER", MASTER)
 
     def wait_moved(self, to: RedisServer | None = None) -> None:
-        """Until the Sentinels name that server, the second by default."""
+        """Until the Sentinels name that server, the second by default; they stay with it then."""
         new = to or self.servers[1]
+        self._wait_for_primaries(QUICK_MS)
         until(lambda: self.primary() is new, "the Sentinels have promoted the replica", limit_s=60)
+        self._wait_for_primaries(PATIENT_MS)
+
+    def _wait_for_primaries(self, milliseconds: int) -> None:
+        """How long one may be silent before it counts as lost, from now on."""
+        for port in self.sentinel_ports:
+            with connect(port, self.guard) as sentinel:
+                sentinel.execute_command("SENTINEL", "SET", MASTER, "down-after-milliseconds", milliseconds)
 
     def wait_followed(self, server: RedisServer) -> None:
         """Until that server is a replica. Sentinels see to that after eight seconds of quiet at least."""
@@ -126,7 +137,7 @@ def replicated(
                 f"dir {folder}",
                 f"logfile {folder / 'log'}",
                 f"sentinel monitor {MASTER} 127.0.0.1 {found.told[primary.port]} 2",
-                f"sentinel down-after-milliseconds {MASTER} 1000",
+                f"sentinel down-after-milliseconds {MASTER} {PATIENT_MS}",
                 f"sentinel failover-timeout {MASTER} 5000",
                 *sentinel_lines,
             )

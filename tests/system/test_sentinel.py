@@ -83,7 +83,7 @@ async def test_a_failover_is_followed_without_a_restart(cluster: Cluster, server
                 old.pause()
             case _:
                 servers.ask_for_failover()
-                servers.wait_moved()
+        servers.wait_moved()
 
     await survive(lose, cluster)
     assert servers.primary() is new
