@@ -1,4 +1,4 @@
-"""Consumer: reads the streams, claims runs, executes them, and tells Redis how they ended."""
+"""Consumer: has runs read and claimed, executes them, and has Redis told how they ended."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from actors.messages import (
     RunsRemembered,
     StopRuns,
 )
-from actors.outage import PAUSE_S, insist
+from actors.outage import insist
+from actors.pace import Pace
+from actors.readers import Readers
 from actors.running import (
-    SAFE_SHARE,
     OwnLoop,
     Phase,
     Returned,
@@ -42,9 +43,7 @@ from engine.domain.run import RunContext, Verdict
 from engine.domain.task import Task
 from engine.errors import RedisUnavailable
 from engine.runtime import Actor
-from engine.store.runs import Claimed, Completion, Failure, Fenced, Gone, Hold, Parked, Stale
-from engine.store.session import Broken
-from engine.store.timetable import Ended
+from engine.store.runs import Completion, Failure, Fenced, Gone, Hold
 from engine.store.transport import Lane
 
 if TYPE_CHECKING:
@@ -59,16 +58,13 @@ if TYPE_CHECKING:
     from engine.domain.task import Definition
     from engine.runtime import Mailbox, Reply
     from engine.store.retelling import Adoption
-    from engine.store.runs import ClaimReply, Entry
+    from engine.store.runs import Claimed
     from engine.store.store import Store
 
 log = logging.getLogger("fastapi.task-manager.consumer")
 
 LAST_WORDS_S = 2.0
 """How long a Consumer that crashes or is cancelled may take to give its runs back."""
-
-READERS = 2
-"""While one claims what it has read, the other reads. More would fetch more than a worker claims at once."""
 
 ALONE_WITHIN_LEASES = 10
 """How long a run on its last delivery waits for the others: longer than most runs take. Nothing is read meanwhile."""
@@ -103,19 +99,11 @@ class Consumer(Actor[ConsumerInbox]):
         self._tasks: Mapping[str, Task] = tasks
         self._threads, self._recent, self._catalog, self._stats = threads, recent, catalog, stats
         self._in_flight = InFlight(config.concurrent_tasks)
+        self._pace = Pace()
         self._overdue = 0
         self._host = host or OwnLoop()
         self._draining = draining
         self._drained = trio.Event()
-        self._turn = trio.Lock()
-        """Of the readers: one of them reads."""
-
-        self._taking = 0
-        """How many of them claim what they have read."""
-
-        self._astray = False
-        """Entries may be pending for this worker of which it does not know."""
-
         self._version = -1
         """Of the catalog, when it was last heard of."""
 
@@ -135,8 +123,9 @@ class Consumer(Actor[ConsumerInbox]):
             worker=self._identity.key,
             stats=self._stats,
             recent=self._recent,
-            on_settled=self._in_flight.remove,
+            in_flight=self._in_flight,
             intake=self._intake,
+            pace=self._pace,
         )
         await self.context.nursery.start(self._execute)
         for call in self._threads.still_going():
@@ -145,8 +134,22 @@ class Consumer(Actor[ConsumerInbox]):
         if self._draining:
             self._begin_drain()
         if self._config.concurrent_tasks > 0:
-            self._bodies.start_soon(self._read)
+            self._bodies.start_soon(self._readers().run)
         self.context.doing(self._doing)
+
+    def _readers(self) -> Readers:
+        return Readers(
+            config=self._config,
+            store=self._store,
+            worker=self._identity.key,
+            clock=self.context.clock,
+            new_id=self.context.new_id,
+            tasks=lambda: self._tasks,
+            in_flight=self._in_flight,
+            intake=self._intake,
+            pace=self._pace,
+            start=self._start,
+        )
 
     async def _execute(self, *, task_status: trio.TaskStatus[None]) -> None:
         """The reader, the bodies it starts, and the telling of their ends, which goes on until the last has ended."""
@@ -213,167 +216,15 @@ class Consumer(Actor[ConsumerInbox]):
         ended = self._recent.remembered(now_s=self.context.clock.monotonic(), sure_until_s=sure_until_s)
         return adoptions(self._in_flight, ended, exists=self._tasks, config=self._config)
 
-    # -- reading --------------------------------------------------------------------------------------------------
+    # -- running --------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        """Read until drained: two in turn, so that one reads while the other claims what it has read."""
-        await self._reconnect()
-        async with trio.open_nursery() as readers:
-            for _ in range(READERS):
-                readers.start_soon(self._take_turns)
-        self._intake.finished.set()
-
-    async def _take_turns(self) -> None:
-        in_flight, intake = self._in_flight, self._intake
-        while True:
-            async with self._turn:
-                await in_flight.wait_until(lambda: in_flight.room > 0 or self._astray or intake.closed)
-                if self._astray:
-                    await self._find_back()
-                if intake.closed:
-                    return
-                try:
-                    with in_flight.reading():
-                        entries = await intake.read(in_flight.room)
-                except RedisUnavailable:
-                    self._astray = True
-                    continue
-                reserved = in_flight.reserve(len(entries))
-                self._taking += 1
-            try:
-                await self._take(entries, reserved)
-            except RedisUnavailable:
-                self._astray = True
-            finally:
-                self._taking -= 1
-                in_flight.free(reserved)
-            if self._astray:
-                await self._intake.hasten()
-
-    async def _find_back(self) -> None:
-        """What was read and is not being claimed any more goes back."""
-        await self._in_flight.wait_until(lambda: self._taking == 0)
-        self._astray = False
-        if self._store.transport.is_up():  # Redis refused something, and may refuse it again at once
-            await trio.sleep(PAUSE_S)
-        await self._reconnect()
-
-    async def _reconnect(self) -> None:
-        """Recover, and again until Redis answers or there is nothing more to read."""
-        while True:
-            await self._store.transport.wait_up()
-            try:
-                await self._recover()
-            except RedisUnavailable:
-                if not self._intake.closed:
-                    await trio.sleep(PAUSE_S)
-                    continue
-            return
-
-    async def _recover(self) -> None:
-        """Release what an earlier connection or an earlier Consumer read and never claimed.
-
-        What an earlier Consumer claimed and never heard of goes back too: the answer came after its crash.
-        """
-        runs, worker = self._store.runs, self._identity.key
-        await self._store.transport.unblock(Lane.RUNS)
-        await runs.make_groups()
-        pending = await runs.unclaimed(worker)
-        replies = await runs.release(pending)  # the entries of runs in progress are kept
-        kept = [entry.run_id for entry, reply in zip(pending, replies, strict=True) if reply == "kept"]
-        unknown = [run_id for run_id in kept if not self._in_flight.has(run_id)]
-        if unknown:
-            await runs.hand_back(worker, await runs.held(worker, unknown, self.context.new_id()))
-
-    async def _take(self, entries: list[Entry], reserved: int) -> None:
-        if self._intake.closed:
-            await self._store.runs.release(entries)
-            return
-        with trio.move_on_after(PAUSE_S):  # of a run that this worker has just handed back, Redis knows before it does
-            await self._in_flight.wait_until(lambda: not any(self._in_flight.ends(one.run_id) for one in entries))
-        seats, tasks = self._in_flight.seats(reserved), self._tasks  # a task may go while Redis answers
-        known: list[tuple[Entry, Task]] = []
-        unknown: list[Entry] = []
-        excess: list[Entry] = []
-        crowded: list[Entry] = []
-        for entry in entries:
-            if not self._in_flight.admits(entry.run_id):
-                crowded.append(entry)
-            elif len(known) + len(unknown) >= seats:
-                excess.append(entry)
-            elif (task := tasks.get(entry.task_id)) is None:
-                unknown.append(entry)
-            else:
-                known.append((entry, task))
-        if excess:
-            await self._store.runs.release(excess)
-        if crowded:
-            await self._put_aside(crowded, "busy worker", most=None)
-        if unknown:
-            await self._put_aside(unknown, "unknown function", most=self._config.queue_cap)
-        if known:
-            with self._in_flight.claiming([entry.run_id for entry, _ in known]):
-                await self._claim(known)
-
-    async def _put_aside(self, entries: list[Entry], why: str, *, most: int | None) -> None:
-        replies = await self._store.runs.defer(self._identity.key, entries, why=why, most=most)
-        for entry, reply in zip(entries, replies, strict=True):
-            match reply:
-                case Parked():
-                    log.info("Run %s is put aside: %s", entry.run_id, why)
-                case Ended(verdict, reason):
-                    log.error("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
-                case Stale():
-                    log.debug("Run %s was taken back before it was put aside", entry.run_id)
-                case Broken(broken):
-                    log.error("Run %s cannot be put aside: a key of it is broken: %s", entry.run_id, broken)
-                case _:
-                    assert_never(reply)
-
-    async def _claim(self, known: list[tuple[Entry, Task]]) -> None:
-        """Claim, and start what is granted, unless the answer took so long that the lease may have ended by now.
-
-        Repeated until Redis answers. From a drain on it is not: what was read is released, and what may have been
-        granted unheard is handed back, rather than claimed when nobody is left to hear of it.
-
-        Raises:
-            RedisUnavailable: this worker drains, and it is not known what Redis has granted.
-        """
-        token, entries = self.context.new_id(), [entry for entry, _ in known]
-        lease_s, clock, transport = self._config.run_lease_s, self.context.clock, self._store.transport
-        while True:
-            asked_s = clock.monotonic()  # anew each time: what is asked for again holds a whole lease again
-            try:
-                replies = await self._store.runs.claim(
-                    self._identity.key, token, entries, lease_ms=round(lease_s * 1000)
-                )
-                break
-            except RedisUnavailable:
-                await trio.sleep(PAUSE_S)
-                await transport.wait_up()
-                if self._intake.closed:
-                    raise
-        late = clock.monotonic() - asked_s >= lease_s * SAFE_SHARE
-        for (entry, task), reply in zip(known, replies, strict=True):
-            self._start(entry, reply, task, token, late=late)
-
-    def _start(self, entry: Entry, reply: ClaimReply, task: Task, token: str, *, late: bool) -> None:
-        match reply:
-            case Claimed():
-                run = self._running(reply, task, token)
-                self._in_flight.add(run)
-                if late:
-                    log.warning("Run %s is given back: its claim was answered too late", run.run_id)
-                    run.tell_to_stop(Stop.DANGER)
-                self._bodies.start_soon(self._run, run, name=run.run_id)
-            case Ended(verdict, reason):
-                log.info("Run %s does not start: %s (%s)", entry.run_id, verdict, reason)
-            case Stale():
-                log.debug("Run %s was taken back before it was claimed", entry.run_id)
-            case Broken(why):
-                log.error("Run %s cannot be claimed: a key of it is broken: %s", entry.run_id, why)
-            case _:
-                assert_never(reply)
+    def _start(self, claimed: Claimed, task: Task, token: str, *, late: bool) -> None:
+        run = self._running(claimed, task, token)
+        self._in_flight.add(run)
+        if late:
+            log.warning("Run %s is given back: its claim was answered too late", run.run_id)
+            run.tell_to_stop(Stop.DANGER)
+        self._bodies.start_soon(self._run, run, name=run.run_id)
 
     def _running(self, claimed: Claimed, task: Task, token: str) -> Running:
         return Running(
@@ -392,8 +243,6 @@ class Consumer(Actor[ConsumerInbox]):
                 worker_id=self._worker_id,
             ),
         )
-
-    # -- running --------------------------------------------------------------------------------------------------
 
     async def _run(self, run: Running) -> None:
         """One run, from its claim to its verdict."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class InFlight:
-    """Claimed runs, each of which takes one of ``capacity`` slots until Redis knows how it ended.
+    """Claimed runs, each of which takes one of ``capacity`` slots until Redis knows how it ended, or is being told.
 
     A run on its last delivery may be what kills workers: it begins when no other run could be hurt, and while it is
     here there is no room for more.
@@ -28,6 +28,9 @@ class InFlight:
         self._runs: dict[str, Running] = {}
         self._reserved = 0
         """Slots for runs that were read and are being claimed."""
+
+        self._leaving = 0
+        """Runs that have ended, of which Redis is being told."""
 
         self._claiming: set[str] = set()
         self._reading = False
@@ -48,8 +51,13 @@ class InFlight:
 
     @property
     def room(self) -> int:
-        """How many more may be claimed."""
-        return 0 if self._lone else self._capacity - len(self._runs) - self._reserved
+        """How many more may be claimed. Below 0: slots of runs were given away of whose ends Redis did not hear."""
+        return 0 if self._lone else self._capacity - len(self._runs) + self._leaving - self._reserved
+
+    @property
+    def lonely(self) -> bool:
+        """Is a run here beside which no other may begin?"""
+        return bool(self._lone)
 
     def reserve(self, count: int) -> int:
         """Keep slots for so many runs that were read, or for as many as there is room for, until ``free``."""
@@ -62,9 +70,16 @@ class InFlight:
         self._reserved -= reserved
         self.note_change()
 
-    def seats(self, reserved: int) -> int:
-        """How many of so many slots that were reserved may still be used."""
-        return 0 if self._lone else reserved
+    @contextmanager
+    def leaving(self, runs: Sequence[Running]) -> Iterator[None]:
+        """Redis is told of their ends: what is claimed from now on goes out behind that, and their slots are free."""
+        self._leaving += len(runs)
+        if runs:
+            self.note_change()
+        try:
+            yield
+        finally:
+            self._leaving -= len(runs)
 
     def has(self, run_id: str) -> bool:
         """Is it here, under whatever fence?"""

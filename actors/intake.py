@@ -35,7 +35,9 @@ class Intake:
         self._at_once = max(1, capacity // 2)
         """As many are read at once at most: while bodies of one half run, Redis works for the other."""
         self._offered = 0
-        self._quiet = False
+        self.quiet = False
+        """The last read brought nothing."""
+
         self._high_flows = True
         """There were entries of the high stream at the last look, or may have been before the first."""
         self._high_was_empty_s = -math.inf
@@ -52,13 +54,22 @@ class Intake:
         if room <= 0:
             return []
         self._hastened = False
-        entries = [] if self._quiet else await self._read_now(room)
+        entries = [] if self.quiet else await self._look(room, ahead=False)
         if not entries and not self.closed and not self._hastened:
             # COUNT is for each stream: half of the room, so that both together exceed it by one at most.
             entries = await self._store.runs.read(
                 self._worker, priorities=("high", "low"), count=max(1, room // 2), block_ms=self._block_ms
             )
-        self._quiet = not entries
+        return self._noted(entries)
+
+    async def read_ahead(self, count: int) -> list[Entry]:
+        """Up to ``count`` entries that are there already, and no more than half of what this worker can take."""
+        if count <= 0:
+            return []
+        return self._noted(await self._look(count, ahead=True))
+
+    def _noted(self, entries: list[Entry]) -> list[Entry]:
+        self.quiet = not entries
         self._offered += len(entries)
         return entries
 
@@ -66,10 +77,10 @@ class Intake:
         """So many runs of high priority were unread, after that instant, when this worker got room for more."""
         self._high_was_empty_s = -math.inf if unread else asked_s
 
-    async def _read_now(self, room: int) -> list[Entry]:
+    async def _look(self, room: int, *, ahead: bool) -> list[Entry]:
         room = min(room, self._at_once)
         entries: list[Entry] = []
-        for priority, count in self._order(room):
+        for priority, count in self._order(room, ahead=ahead):
             if count > 0 and len(entries) < room:
                 found = await self._store.runs.read(
                     self._worker, priorities=(priority,), count=min(count, room - len(entries)), block_ms=None
@@ -79,9 +90,11 @@ class Intake:
                     self._high_flows = bool(found)
         return entries
 
-    def _order(self, room: int) -> tuple[tuple[str, int], ...]:
+    def _order(self, room: int, *, ahead: bool) -> tuple[tuple[str, int], ...]:
         """Streams, and how many of their entries are taken at most, until there is no more room."""
-        looked_s, self._high_was_empty_s = self._high_was_empty_s, -math.inf  # it is worth one look
+        looked_s = self._high_was_empty_s
+        if not ahead:
+            self._high_was_empty_s = -math.inf  # it is worth one look, and any number where runs end in milliseconds
         if not self._high_flows and trio.current_time() - looked_s < LOOKED_WITHIN_S:
             return ("low", room), ("high", room)
         eighths = (self._offered + room) // LOW_FIRST_EVERY - self._offered // LOW_FIRST_EVERY

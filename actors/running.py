@@ -60,7 +60,7 @@ class Phase(Enum):
 @final
 @dataclass(slots=True, eq=False)
 class Running:
-    """A claimed run. Its slot of the worker's capacity is taken until Redis knows how it ended."""
+    """A claimed run. It takes a slot of the worker's capacity until Redis knows how it ended, or is being told."""
 
     claimed: Claimed
     task: Task

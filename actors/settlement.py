@@ -12,15 +12,18 @@ from actors.messages import RunEnd, RunsEnded
 from actors.outage import PAUSE_S, insist
 from engine.errors import RedisUnavailable
 from engine.store.runs import Completion, Failure, Fenced, Gone, Hold, Waiting
+from engine.store.script import MAX_ITEMS
 from engine.store.session import Broken, Done
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from actors.ending import Report
+    from actors.in_flight import InFlight
     from actors.intake import Intake
     from actors.memory import RecentEnds
     from actors.messages import StatsInbox
+    from actors.pace import Pace
     from actors.running import Running
     from engine.runtime import Mailbox
     from engine.store.store import Store
@@ -60,11 +63,15 @@ class Settlement:
         worker: str,
         stats: Mailbox[StatsInbox],
         recent: RecentEnds,
-        on_settled: Callable[[Sequence[Running]], None],
+        in_flight: InFlight,
         intake: Intake,
+        pace: Pace,
     ) -> None:
         self._store, self._worker, self._stats = store, worker, stats
-        self._on_settled, self._look = on_settled, intake.note_high
+        self._in_flight, self._look, self._pace = in_flight, intake.note_high, pace
+        self._in_order = store.transport.replicated is store.transport.commands
+        """What is asked for after an end was told goes out behind it, on the same connection."""
+
         self._recent = recent
         self._waiting: list[_End] = []
         self._filled = trio.Event()
@@ -102,8 +109,10 @@ class Settlement:
             batch, history = list(self._waiting), self._store.history
             await history.certainty()
             told = history.told
+            self._pace.note([end.duration_s for end in batch], now_s=trio.current_time())
             try:
-                replies = await self._tell([end.report for end in batch])
+                with self._in_flight.leaving(self._soon_gone(batch)):
+                    replies = await self._tell([end.report for end in batch])
             except RedisUnavailable:
                 for end in batch:
                     end.told_before = True
@@ -114,6 +123,11 @@ class Settlement:
             if history.in_doubt or history.told != told:
                 batch, replies = self._put_back_doubted(batch, replies)
             self._note(batch, replies)
+
+    def _soon_gone(self, batch: list[_End]) -> list[Running]:
+        """Those whose slots are claimed at once: all of a batch, which Redis hears of before, or none."""
+        first = self._in_order and self._pace.ahead and all(type(end.report) is Completion for end in batch)
+        return [end.running for end in batch] if first and len(batch) <= MAX_ITEMS else []
 
     def _put_back_doubted(self, batch: list[_End], replies: list[Reply]) -> tuple[list[_End], list[Reply]]:
         """Redis was told in the midst of it what it had forgotten: that, or these ends. They are told again.
@@ -134,7 +148,7 @@ class Settlement:
             refused = isinstance(reply, Fenced) or (isinstance(reply, Gone) and not end.told_before)
             ends.append(RunEnd(end.running.run_id, _outcome(end, reply, refused=refused), end.duration_s))
             self._recent.note(end.running, end.report, reply, refused=refused, now_s=now_s)
-        self._on_settled([end.running for end in batch])
+        self._in_flight.remove([end.running for end in batch])
         self._stats.tell(RunsEnded(tuple(ends)))
 
     async def _tell(self, reports: list[Report]) -> list[Reply]:

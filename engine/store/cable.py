@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Cable", "Watcher"]
 
 
+INSTANT_S = 1e-6
+"""Between the arrivals of two commands that were sent at once."""
+
+
 class Watcher(Protocol):
     """Who is told of the scripts that a process sends. What is awaited here holds up the process alone."""
 
@@ -45,7 +49,9 @@ class Cable:
         self.refusing = False
         """Whether Redis is there and answers nothing but a refusal (no replicas, loading)."""
         self.slow_s = 0.0
-        """How long each command of the first lane is on its way."""
+        """How long each command of the first lane is on its way; those that were sent before it arrive before it."""
+        self._arrives_s = -math.inf
+        """When the last of them does."""
         self.commands = self.replicated = Client(partial(self._request, Lane.COMMANDS), may_block=False)
         self.runs = Client(partial(self._request, Lane.RUNS), may_block=True)
         self.events = Client(partial(self._request, Lane.EVENTS), may_block=True)
@@ -56,7 +62,7 @@ class Cable:
 
     def cut(self) -> None:
         """Fail everything from now on, the reads in progress included."""
-        self._whole = trio.Event()
+        self._whole, self._arrives_s = trio.Event(), -math.inf
         for read in self._reads:
             read.cancel()
 
@@ -114,11 +120,18 @@ class Cable:
                     if self._stalled:
                         await trio.sleep_forever()
                     if lane is Lane.COMMANDS:
-                        await trio.sleep(self.slow_s)
+                        await self._travel()
                     return await self._execute(lane, args, block_s)
                 finally:
                     self._reads.discard(read)
         raise RedisUnavailable("the cable is cut")
+
+    async def _travel(self) -> None:
+        if self.slow_s:
+            self._arrives_s = max(trio.current_time() + self.slow_s, self._arrives_s + INSTANT_S)
+            await trio.sleep_until(self._arrives_s)
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def _execute(self, lane: Lane, args: tuple[Any, ...], block_s: float) -> Any:
         script = script_of(args) if self._watcher is not None else None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 YEARLY = "0 0 1 1 *"
 ROUNDS, AT_ONCE = 10, 50
+ROUND_TRIP_S = 0.001
 IDLE_REQUESTS = 165
 """In a minute, without those of the reader of events."""
 
@@ -55,8 +56,9 @@ async def test_runs_share_their_requests_and_take_few_turns(
     await stage.until(10.25)
     sent, reads, turns = len(worker.cable.sent), worker.cable.reads_of_runs, Turns()
     trio.lowlevel.add_instrument(turns)
+    worker.cable.slow_s = ROUND_TRIP_S
     gate.set()
-    await stage.settle()
+    await stage.until(10.25 + 100 * ROUND_TRIP_S)
     trio.lowlevel.remove_instrument(turns)
     assert len(done) == AT_ONCE + runs
     words = Counter(script_of(command) or command[0] for _, command in worker.cable.sent[sent:])
@@ -64,7 +66,7 @@ async def test_runs_share_their_requests_and_take_few_turns(
     assert words["claim"] <= halves
     assert words["complete"] <= halves + 2
     assert set(words) == {"claim", "complete"}
-    assert worker.cable.reads_of_runs - reads <= 2 * (halves + 2)
+    assert worker.cable.reads_of_runs - reads <= (1.5 if priority == "low" else 2.5) * halves
     assert turns.count / runs < 2.7
 
 

@@ -56,7 +56,7 @@ def test_a_run_that_must_be_alone_waits_for_those_that_are_being_claimed() -> No
     assert in_flight.room == 2
     in_flight.add(lone)
     assert not in_flight.is_alone(lone)
-    assert in_flight.seats(3) == 0
+    assert in_flight.lonely
     in_flight.free(3)
     assert in_flight.is_alone(lone)
 
@@ -76,6 +76,21 @@ def test_no_more_slots_are_reserved_than_there_are() -> None:
     assert in_flight.reserve(3) == 2
     assert in_flight.room == 0
     assert in_flight.reserve(1) == 0
+
+
+def test_a_run_of_whose_end_redis_is_told_takes_no_slot_unless_it_did_not_hear() -> None:
+    """It takes it again then, though another may have been claimed by now."""
+    in_flight, runs = InFlight(2), [running(1), running(2)]
+    for run in runs:
+        in_flight.add(run)
+    with in_flight.leaving(runs):
+        assert in_flight.room == 2
+        in_flight.add(running(3))
+        assert in_flight.room == 1
+    assert in_flight.room == -1
+    assert in_flight.reserve(1) == 0
+    in_flight.remove(runs)
+    assert in_flight.room == 1
 
 
 def test_a_run_that_waited_in_vain_is_admitted_when_those_before_it_have_ended() -> None:

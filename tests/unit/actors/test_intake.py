@@ -96,6 +96,19 @@ async def test_half_of_what_a_worker_can_take_is_read_at_once(
     assert len(await intake(stage).read(16)) == 8
 
 
+async def test_what_is_read_ahead_is_not_waited_for(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher
+) -> None:
+    """Half of what the worker can take at most; and who reads none of it has not seen that nothing is there."""
+    reader = intake(stage)
+    await publisher.queue("g/t", 9)
+    assert (await reader.read_ahead(0), reader.quiet) == ([], False)
+    assert len(await reader.read_ahead(16)) == 8
+    assert len(await reader.read_ahead(16)) == 1
+    assert (await reader.read_ahead(16), reader.quiet) == ([], True)
+    assert trio.current_time() == 0
+
+
 async def test_no_room_reads_nothing(autojump_clock: MockClock, stage: Stage, publisher: Publisher) -> None:
     """What is read must be started."""
     await publisher.queue("g/t")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from actors.in_flight import InFlight
 from actors.intake import Intake
 from actors.memory import RecentEnds, adoptions
 from actors.messages import RunsEnded
+from actors.pace import Pace
 from actors.settlement import Settlement
 from engine.runtime import Mailbox
 from engine.store.retelling import Tables
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
 class Ledgerman:
     """A Settlement with claimed runs to settle."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.cable = stage, Cable(stage.server)
+    def __init__(self, stage: Stage, cable: Cable | None = None) -> None:
+        self.stage, self.cable = stage, cable or Cable(stage.server)
         self.stats = Mailbox[Any]("stats")
-        self.settled: list[str] = []
+        self.in_flight, self.pace = InFlight(10), Pace()
         self.recent = RecentEnds(config())
         self.store = stage.new_store(self.cable)
         self.settlement = Settlement(
@@ -41,8 +43,9 @@ class Ledgerman:
             worker="w",
             stats=self.stats,
             recent=self.recent,
-            on_settled=lambda runs: self.settled.extend(run.run_id for run in runs),
+            in_flight=self.in_flight,
             intake=Intake(store=self.store, worker="w", block_ms=1_000, capacity=10),
+            pace=self.pace,
         )
         self.bodies = trio.CancelScope()
 
@@ -74,6 +77,7 @@ class Ledgerman:
             assert isinstance(claimed, Claimed)
             run = running()
             run.claimed, run.hold = claimed, Hold(claimed.run_id, claimed.fence, "token")
+            self.in_flight.add(run)
             claimed_runs.append(run)
         return claimed_runs
 
@@ -114,7 +118,7 @@ async def test_ends_of_one_turn_are_told_together(
     ledgerman.settlement.add(e, Completion(e.hold, "failed", "raised", "{}"), 1)
     await stage.settle()
     assert ledgerman.outcomes() == ["ran", "retrying", "handed back", "lost", "failed"]
-    assert ledgerman.settled == [run.run_id for run in (a, b, c, d, e)]
+    assert len(ledgerman.in_flight) == 0
     assert len([args for _, args in ledgerman.cable.sent if args[0] == "EVALSHA"]) == 3
 
 
@@ -126,11 +130,43 @@ async def test_what_was_not_answered_is_told_again(
     ledgerman.cable.cut()
     ledgerman.settlement.add(run, ran(run), 1)
     await stage.until(3_600)
-    assert ledgerman.settled == []
+    assert list(ledgerman.in_flight) == [run]
     ledgerman.cable.join()
     await stage.until(3_601)
     assert ledgerman.outcomes() == ["ran"]
     assert await stage.verdicts("g/t") == [("ran", "")]
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "retries", "replicas", "room"),
+    [(0.0, False, False, 10), (1.0, False, False, 8), (0.0, True, False, 8), (0.0, False, True, 8)],
+    ids=["swift", "slow", "a retry among them", "replicas are waited for"],
+)
+async def test_swift_runs_leave_their_slots_when_redis_is_told_and_others_when_it_has_heard(
+    autojump_clock: MockClock,
+    stage: Stage,
+    publisher: Publisher,
+    ledgerman: Ledgerman,
+    duration_s: float,
+    *,
+    retries: bool,
+    replicas: bool,
+    room: int,
+) -> None:
+    """Only where what is claimed from then on is claimed after their end: in the order of one connection."""
+    if replicas:
+        slow, cable = Cable(stage.server), Cable(stage.server)
+        slow.slow_s, cable.replicated = 1.0, slow.commands
+        ledgerman = await Ledgerman(stage, cable).start()
+    ledgerman.pace.note([0.0], now_s=trio.current_time())
+    ledgerman.cable.slow_s = 1.0
+    a, b = await ledgerman.claim(publisher, 2)
+    ledgerman.settlement.add(a, ran(a), duration_s)
+    ledgerman.settlement.add(b, Failure(b.hold, 1_000, "{}") if retries else ran(b), duration_s)
+    await stage.settle()
+    assert ledgerman.in_flight.room == room
+    await stage.until(10)
+    assert ledgerman.in_flight.room == 10
 
 
 async def test_a_run_that_is_gone_on_a_repeat_was_settled_before(
