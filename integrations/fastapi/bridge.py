@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
 
 import anyio
@@ -20,14 +21,14 @@ import trio
 
 from engine.domain.run import RunContext
 from engine.errors import EngineStateError, HostGone
+from integrations.fastapi.bodies import open_bodies
 from integrations.fastapi.foreign import explained
 from integrations.fastapi.stall import Pulse, watch_pulse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from anyio import TaskHandle
-    from anyio.abc import TaskGroup
+    from integrations.fastapi.bodies import Bodies
 
 __all__ = ["Bridge"]
 
@@ -61,8 +62,8 @@ class _Call:
     cancelled: bool = False
     """The body has ended because of that."""
 
-    handle: TaskHandle[None] | None = None
-    """Of its task on the host's side."""
+    cancel: Callable[[], object] | None = None
+    """Cancels its task on the host's side, as long as that goes on."""
 
     error: BaseException | None = None
 
@@ -281,8 +282,8 @@ class Bridge:
         """
         try:
             with self._serving:
-                async with anyio.create_task_group() as bodies:
-                    stops = _stop_detector()
+                async with open_bodies() as bodies:
+                    stops = self._stop_detector()
                     while True:
                         await self._bell.wait()
                         self._bell = anyio.Event()
@@ -313,7 +314,7 @@ class Bridge:
     def _ring(self) -> None:
         self._bell.set()
 
-    def _take_over(self, bodies: TaskGroup, stops: Callable[[], bool]) -> None:
+    def _take_over(self, bodies: Bodies, stops: Callable[[], bool]) -> None:
         with self._lock:
             items, self._to_host = self._to_host, deque()
             self._host_woken = False
@@ -325,11 +326,15 @@ class Bridge:
             match item:
                 case _Call():
                     if item.begun:
-                        item.handle = bodies.start_soon(self._body, item, stops, name=item.run.run_id)
+                        item.cancel = bodies.start(
+                            partial(self._body, item, stops),
+                            name=item.run.run_id,
+                            never_begun=partial(self._never_begun, item),
+                        )
                 case _Stop():
                     item.call.stopped = True
-                    if item.call.handle is not None:
-                        item.call.handle.cancel()
+                    if item.call.cancel is not None:
+                        item.call.cancel()
                 case Pulse():
                     self._send_to_engine(item)
 
@@ -352,8 +357,19 @@ class Bridge:
                 if cancelled:
                     raise
             finally:
-                call.handle = None  # which knows this coroutine, and would leave it to the garbage collector
+                call.cancel = None  # which knows this coroutine, and would leave it to the garbage collector
                 self._send_to_engine(call, if_going=True)
+
+    def _never_begun(self, call: _Call) -> None:
+        """Its task was cancelled, before the first step perhaps: as if the body had been, at its first await."""
+        with self._lock:
+            if call not in self._going:
+                return
+        call.cancel = None
+        call.cancelled = call.stopped
+        if not call.stopped:
+            call.error = HostGone("the application stops")
+        self._send_to_engine(call, if_going=True)
 
     def _send_to_engine(self, item: _ToEngine, *, if_going: bool = False) -> bool:
         """False: the engine's thread has ended. ``if_going``: a call that ended, unless it was given up before."""
@@ -370,6 +386,19 @@ class Bridge:
             with suppress(trio.RunFinishedError):  # what it waited for is dealt with by hang_up
                 self._token.run_sync_soon(self._drain_to_engine)
         return True
+
+    def _stop_detector(self) -> Callable[[], bool]:
+        """Made in the host's task; of a body that ended badly it says whether the host stops.
+
+        Either a scope around them is cancelled (anyio says so by a deadline that has always been over), or ``serve`` is
+        closed, or somebody has cancelled the host's own asyncio task, as ``asyncio.run`` does at its end with each.
+        """
+        if trio.lowlevel.in_trio_task():
+            return lambda: anyio.current_effective_deadline() == -math.inf
+        import asyncio
+
+        host = asyncio.current_task()
+        return lambda: self._serving.cancel_called or (host is not None and host.cancelling() > 0)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -421,24 +450,6 @@ def _waker(ring: Callable[[], None]) -> Callable[[], None]:
         loop.call_soon_threadsafe(ring)
 
     return wake
-
-
-def _stop_detector() -> Callable[[], bool]:
-    """Made in the host's task; called in the task of a body that ended badly, it says whether the host stops.
-
-    Either a scope around them is cancelled (anyio says so by a deadline that has always been over), or somebody has
-    cancelled the host's own asyncio task, as ``asyncio.run`` does with every task when it ends.
-    """
-
-    def scope_cancelled() -> bool:
-        return anyio.current_effective_deadline() == -math.inf
-
-    if trio.lowlevel.in_trio_task():
-        return scope_cancelled
-    import asyncio
-
-    host = asyncio.current_task()
-    return lambda: scope_cancelled() or (host is not None and host.cancelling() > 0)
 
 
 def _is_cancellation(error: BaseException) -> bool:
