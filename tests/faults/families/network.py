@@ -75,9 +75,11 @@ async def lose_reply(ground: Ground, number: int) -> None:
             await ground.spring(victim, read)
         ground.kill(victim)
         await ground.lose(victim, read)
-    elif name == "hand_back":
-        await _frighten(ground)
     with trio.fail_after(LIMIT_S):
+        while name == "hand_back" and not any(trap.caught for trap in traps.values()):
+            await _frighten(ground)
+            with trio.move_on_after(LEASE_S):  # again, if another worker has got the run before it could be given back
+                await first_of(traps.values())
         await first_of(traps.values())
     for member, trap in traps.items():
         if trap.caught is not None:
