@@ -126,6 +126,17 @@ def whole_keys(draw: st.DrawFn) -> tuple[Command, Command]:
     return ("DEL", key), draw(st.sampled_from(ways))
 
 
+AT_ONCE: Final = """
+local at = 1
+while at <= #ARGV do
+  local words = tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, at + words))
+  at = at + words + 1
+end
+"""
+"""Commands, each behind the number of its words: between two of them no worker makes anew what the first deleted."""
+
+
 class Log(logging.Handler):
     """What the store and the actors said, beginning with warnings."""
 
@@ -152,8 +163,8 @@ def play(writes: list[Command], judge: Callable[[Stage, list[float], Log], Any],
             )
             await stage.until(5.5)
             assert len(ran_s) >= 4
-            for write in writes:
-                await stage.redis.execute_command(*write)
+            flat = [word for write in writes for word in (len(write), *write)]
+            await stage.redis.execute_command("EVAL", AT_ONCE, 0, *flat)
             await stage.until(5.5 + for_s)
             await judge(stage, ran_s, log)
             assert [str(crash) for crash in worker.crashes] == []
