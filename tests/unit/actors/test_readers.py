@@ -17,6 +17,7 @@ from tests.unit.actors.wires import Full
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
+    from engine.domain.group import TaskGroup
     from tests.unit.actors.stage import Stage, Worker
 
 YEARLY = "0 0 1 1 *"
@@ -46,6 +47,17 @@ def most_at_once(worker: Worker) -> int:
                 pass
         most = max(most, len(running))
     return most
+
+
+async def quick_and_slow(stage: Stage) -> tuple[Worker, TaskGroup, Gate]:
+    """A worker with a task that ends at once and one that is held."""
+    tasks, gate = group(), Gate()
+    noting(tasks, YEARLY, name="quick")
+    tasks.add_task(YEARLY, name="slow")(gate.walk)
+    worker = await stage.worker(tasks, can_lead=False, concurrent_tasks=4)
+    await stage.settle()
+    worker.cable.slow_s = ROUND_TRIP_S
+    return worker, tasks, gate
 
 
 # -- where it pays --------------------------------------------------------------------------------------------------
@@ -135,12 +147,7 @@ async def test_what_was_read_ahead_goes_to_others_when_no_room_comes(
     autojump_clock: MockClock, stage: Stage, publisher: Publisher
 ) -> None:
     """Behind swift runs came slow ones, which take all slots: another worker starts what this one cannot."""
-    tasks, gate = group(), Gate()
-    noting(tasks, YEARLY, name="quick")
-    tasks.add_task(YEARLY, name="slow")(gate.walk)
-    worker = await stage.worker(tasks, can_lead=False, concurrent_tasks=4)
-    await stage.settle()
-    worker.cable.slow_s = ROUND_TRIP_S
+    _, tasks, gate = await quick_and_slow(stage)
     await publisher.queue("g/quick", 40)
     await publisher.queue("g/slow", 12)
     await stage.until(1)
@@ -178,12 +185,7 @@ async def test_what_was_read_ahead_goes_back_though_redis_refuses_it_at_first(
     autojump_clock: MockClock, stage: Stage, publisher: Publisher
 ) -> None:
     """However long the runs of this worker go on: it asks again before one of them has ended."""
-    tasks, gate = group(), Gate()
-    noting(tasks, YEARLY, name="quick")
-    tasks.add_task(YEARLY, name="slow")(gate.walk)
-    worker = await stage.worker(tasks, can_lead=False, concurrent_tasks=4)
-    await stage.settle()
-    worker.cable.slow_s = ROUND_TRIP_S
+    worker, tasks, gate = await quick_and_slow(stage)
     redis = Full(worker.cable, "release")
     await publisher.queue("g/quick", 40)
     await publisher.queue("g/slow", 12)

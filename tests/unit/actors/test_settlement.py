@@ -17,6 +17,7 @@ from actors.settlement import Settlement
 from engine.runtime import Mailbox
 from engine.store.retelling import Tables
 from engine.store.runs import Claimed, Completion, Failure, Hold
+from engine.store.script import MAX_ITEMS
 from tests.unit.actors.stage import Cable, Publisher, config, mail
 from tests.unit.actors.test_ending import running
 from tests.unit.actors.wires import DelaysReplies
@@ -165,6 +166,21 @@ async def test_swift_runs_leave_their_slots_when_redis_is_told_and_others_when_i
     ledgerman.settlement.add(b, Failure(b.hold, 1_000, "{}") if retries else ran(b), duration_s)
     await stage.settle()
     assert ledgerman.in_flight.room == room
+    await stage.until(10)
+    assert ledgerman.in_flight.room == 10
+
+
+async def test_more_ends_than_one_call_takes_leave_their_slots_when_redis_has_heard(
+    autojump_clock: MockClock, stage: Stage, publisher: Publisher, ledgerman: Ledgerman
+) -> None:
+    """What is claimed meanwhile would be claimed before the second call."""
+    runs = await ledgerman.claim(publisher, MAX_ITEMS + 1)
+    ledgerman.pace.note([0.0], now_s=trio.current_time())
+    ledgerman.cable.slow_s = 1.0
+    for run in runs:
+        ledgerman.settlement.add(run, ran(run), 0.0)
+    await stage.settle()
+    assert ledgerman.in_flight.room == 10 - len(runs)
     await stage.until(10)
     assert ledgerman.in_flight.room == 10
 
